@@ -1,0 +1,1 @@
+"""Embedded Redis and Postgres for a machine that has neither configured."""

@@ -1,0 +1,1 @@
+"""Stage 3: one atomic decision in Redis: window, duplicates, limits, stock, and the grant."""

@@ -1,0 +1,133 @@
+--[[
+grab_batch: decide a batch of grabs of one shard in one atomic step.
+
+Why one script: duplicate, limit and stock checks must see each other's writes, and a
+grant must reach the stream in the same step, or a crash between the two loses it.
+
+KEYS (all share the shard's hash tag)
+  1 hash   shard      e<drop_no> -> published epoch; backlog -> grants not acknowledged
+  2 stream grants     one entry per batch that granted anything
+  … pairs  drops      for each drop of ARGV 2: its state hash, its holders hash
+ARGV
+  1 bytes  origin     msgpack [origin, batch_no]; copied to the entry unread
+  2 bytes  drops      msgpack [[drop_no, epoch], …]; copied to the entry
+  3 bytes  grabs      msgpack [[drop_index, holder, out_request_no, channel, region], …]
+  4 int    backlog_max_count
+RETURNS [codes, note, …]: one byte per grab, same order, first match wins; then the notes of
+those that carry one, in order (R, L: the holder's note; N: opens_ms; E: closes_ms)
+  F FENCED
+  R REPEATED
+  P REPEATED_PENDING
+  Z PAUSED
+  E ENDED
+  N NOT_STARTED
+  L PERSON_LIMIT
+  S SOLD_OUT_PENDING
+  X SOLD_OUT
+  B OVERLOADED
+  G GRANTED
+]]
+local shard_key, grants_key = KEYS[1], KEYS[2]
+local origin, drops_bytes, backlog_max = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local drops, grabs = cmsgpack.unpack(drops_bytes), cmsgpack.unpack(ARGV[3])
+local PAUSED, CLOSED = 1, 2 -- values.drop.DropStatus
+local READ_CHUNK = 4000 -- below the 8,000 values that Lua can unpack
+
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- Read: the published epochs and the backlog, then each drop's state.
+local names = {'backlog'}
+for i = 1, #drops do names[i + 1] = 'e' .. drops[i][1] end
+local published = redis.call('HMGET', shard_key, unpack(names))
+local backlog = tonumber(published[1] or 0)
+local room = backlog_max - backlog
+local state, asked = {}, {}
+for i = 1, #drops do
+  asked[i] = {}
+  if published[i + 1] and tonumber(published[i + 1]) == drops[i][2] then
+    local s = redis.call('HMGET', KEYS[2 * i + 1], 'available', 'pending', 'issued', 'quantity',
+      'limit', 'opens_ms', 'closes_ms', 'status')
+    if s[1] and s[8] then -- a missing key is never zero: it means not loaded
+      state[i] = {available = tonumber(s[1]), pending = tonumber(s[2]), issued = tonumber(s[3]),
+        quantity = tonumber(s[4]), limit = tonumber(s[5]), opens_ms = tonumber(s[6]),
+        closes_ms = tonumber(s[7]), status = tonumber(s[8]), held = {}, taken = 0, written = {}}
+    end
+  end
+end
+
+-- Read: every holder field that a grab of this batch could meet, in few commands.
+for g = 1, #grabs do
+  local s = state[grabs[g][1]]
+  if s then
+    local fields = asked[grabs[g][1]]
+    for ordinal = 1, s.limit do fields[#fields + 1] = ordinal .. ':' .. grabs[g][2] end
+  end
+end
+for i = 1, #drops do
+  local fields = asked[i]
+  for first = 1, #fields, READ_CHUNK do
+    local last = math.min(first + READ_CHUNK - 1, #fields)
+    local notes = redis.call('HMGET', KEYS[2 * i + 2], unpack(fields, first, last))
+    for k = first, last do state[i].held[fields[k]] = notes[k - first + 1] end
+  end
+end
+
+-- Decide. Nothing is written before every grab of the batch is decided.
+local codes, notes, granted = {}, {}, {}
+local function decide(index, grab)
+  local s, holder, number = state[grab[1]], grab[2], grab[3]
+  if not s then return 'F' end
+  local free = nil
+  for ordinal = 1, s.limit do
+    local note = s.held[ordinal .. ':' .. holder]
+    if not note then
+      free = free or ordinal
+    elseif note == number then
+      return 'P'
+    elseif string.sub(note, 1, #number + 1) == number .. ' ' then
+      return 'R', note
+    end
+  end
+  if s.status == PAUSED then return 'Z' end
+  if s.status == CLOSED or now_ms >= s.closes_ms then return 'E', string.format('%.0f', s.closes_ms) end
+  if now_ms < s.opens_ms then return 'N', string.format('%.0f', s.opens_ms) end
+  if not free then return 'L', s.held['1:' .. holder] end
+  if s.available - s.taken <= 0 then
+    if s.pending + s.taken == 0 and s.issued >= s.quantity then return 'X' end
+    return 'S'
+  end
+  if #granted >= room then return 'B' end
+  local field = free .. ':' .. holder
+  s.held[field] = number
+  s.taken = s.taken + 1
+  s.written[#s.written + 1] = field
+  s.written[#s.written + 1] = number
+  granted[#granted + 1] = {grab[1], holder, number, free, index - 1, grab[4], grab[5]}
+  return 'G'
+end
+for g = 1, #grabs do
+  local code, note = decide(g, grabs[g])
+  codes[g] = code
+  if note then notes[#notes + 1] = note end
+end
+
+-- Write: holders, stock and the journal entry. No command below can fail but for memory, and
+-- memory is refused at the first write, before anything has changed.
+if #granted > 0 then
+  redis.call('XADD', grants_key, '*', 'v', '1', 'o', origin, 't', string.format('%.0f', now_ms),
+    'd', drops_bytes, 'g', cmsgpack.pack(granted))
+  redis.call('HINCRBY', shard_key, 'backlog', #granted)
+  for i = 1, #drops do
+    local s = state[i]
+    if s and s.taken > 0 then
+      for first = 1, #s.written, READ_CHUNK do
+        redis.call('HSET', KEYS[2 * i + 2],
+          unpack(s.written, first, math.min(first + READ_CHUNK - 1, #s.written)))
+      end
+      redis.call('HSET', KEYS[2 * i + 1], 'available', s.available - s.taken,
+        'pending', s.pending + s.taken)
+    end
+  end
+end
+return {table.concat(codes), unpack(notes)}

@@ -1,0 +1,90 @@
+"""Every bound of the service, with its reason, and how the bounds relate.
+
+A number that limits a queue, a batch, a wait, a retry or a size lives here and
+nowhere else. Assertions at the end fail the import when two of them disagree.
+"""
+
+from typing import Final
+
+# --- HTTP -------------------------------------------------------------------------------------
+GRAB_BODY_MAX_BYTES: Final = 4 * 1024
+"""Contract: a grab's body. The longest valid one is under 600 bytes."""
+BODY_MAX_BYTES: Final = 1024 * 1024
+"""Contract: every other body."""
+HEADERS_MAX_COUNT: Final = 100
+"""A grab needs eight; what more a proxy adds is far below this."""
+REQUEST_ID_MAX_CHARS: Final = 128
+SIGNATURE_WINDOW_S: Final = 300
+"""Contract: `created` within this of our clock, either way."""
+PERSON_TOKEN_MAX_CHARS: Final = 128
+OUT_REQUEST_NO_MAX_CHARS: Final = 64
+CHANNEL_MAX_CHARS: Final = 32
+LEDGER_PAGE_MAX_COUNT: Final = 10_000
+"""Vouchers in one page of the ledger export: about 4 MB of lines."""
+LOOKUP_PAGE_MAX_COUNT: Final = 100
+"""Vouchers that a search by person answers with."""
+
+# --- batching -----------------------------------------------------------------------------------
+BATCH_MAX_COUNT: Final = 512
+"""Grabs per gate call: one script of this size runs about 1 ms, so nobody waits long behind it."""
+BATCH_DROPS_MAX_COUNT: Final = 128
+"""Drops per gate call: two keys each, read in one step."""
+QUEUE_MAX_COUNT: Final = 20_000
+"""Grabs waiting for a decision in one process: about one second of work; beyond it 503 at once."""
+WAITING_MAX_COUNT: Final = 40_000
+"""Grants waiting for their commit in one process; bounds memory while Postgres is away."""
+RESUBMIT_MAX_COUNT: Final = 2
+"""How often a grab is decided again by itself (epoch moved on, or a followed grant fell away)."""
+
+# --- waiting ------------------------------------------------------------------------------------
+CONFIRM_WAIT_MS: Final = 2_000
+"""Contract: after this a granted grab is answered 202."""
+LOOKUP_AFTER_MS: Final = (100, 300, 800, 1_600)
+"""When a waiter without confirmation looks in Postgres, by age of its wait."""
+SWEEP_EVERY_MS: Final = 25
+"""How often overdue waiters are looked for."""
+
+# --- gate ---------------------------------------------------------------------------------------
+GATE_TIMEOUT_S: Final = 1.0
+"""A decision takes about 2 ms; past this the reply counts as lost."""
+GATE_CONNECT_TIMEOUT_S: Final = 0.5
+GATE_RECHECK_MS: Final = 100
+"""How often a closed gate asks Postgres whether the server has been blessed."""
+BACKLOG_MAX_COUNT: Final = 100_000
+"""Grants on a shard's stream that are not committed: about 10 s of a drainer's work, 30 MB."""
+PER_PERSON_LIMIT_MAX: Final = 16
+"""Vouchers of one drop per person; the gate reads so many fields per grab."""
+
+# --- ledger -------------------------------------------------------------------------------------
+DRAIN_READ_COUNT: Final = 16
+"""Stream entries per read; together at most this many batches are merged into one commit."""
+DRAIN_GRANTS_MAX_COUNT: Final = 4_000
+"""Grants per transaction: about 30 ms of row lock."""
+DRAIN_BLOCK_MS: Final = 1_000
+"""How long a read waits for the first entry; also how soon a drainer notices that it should stop."""
+TAKE_OVER_IDLE_MS: Final = 10_000
+"""Entries unacknowledged for this long belong to a dead drainer."""
+STATEMENT_TIMEOUT_MS: Final = 4_000
+"""Longest a ledger statement may run."""
+LOCK_TIMEOUT_MS: Final = 3_000
+ATTEMPTS_MAX_COUNT: Final = 5
+"""Deliveries of an unreadable entry before it becomes a dead letter."""
+
+# --- reconciling --------------------------------------------------------------------------------
+RECONCILE_EVERY_MS: Final = 1_000
+BLESS_EVERY_MS: Final = 200
+"""How often the reconciler asks Redis who it is; bounds how long a restart stays closed."""
+DRAIN_PATIENCE_MS: Final = 3_000
+"""How long a check waits for the stream to empty before it decides to rebuild."""
+LOAD_CHUNK_COUNT: Final = 2_000
+"""Holders per HSET while loading: large enough for speed, small enough not to stall Redis."""
+DEFINITION_REFRESH_MS: Final = 5_000
+"""How old a cached drop definition may be without any message about it."""
+
+assert LOOKUP_AFTER_MS[-1] < CONFIRM_WAIT_MS, "the last look-up must precede the 202"
+assert BATCH_MAX_COUNT <= DRAIN_GRANTS_MAX_COUNT, "one entry must fit one transaction"
+assert STATEMENT_TIMEOUT_MS * 2 < TAKE_OVER_IDLE_MS, "a living drainer must not be taken for dead"
+assert LOCK_TIMEOUT_MS < STATEMENT_TIMEOUT_MS, "waiting for a lock must fail before the statement does"
+assert QUEUE_MAX_COUNT >= BATCH_MAX_COUNT
+assert WAITING_MAX_COUNT >= QUEUE_MAX_COUNT
+assert BACKLOG_MAX_COUNT >= WAITING_MAX_COUNT, "one process alone must not fill the backlog"

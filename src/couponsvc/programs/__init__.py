@@ -1,0 +1,1 @@
+"""What operators define: programs, voucher templates, drops; and what they do to them."""

@@ -1,0 +1,1 @@
+"""Beside the flow: checks the invariants, fences and rebuilds a lost Redis."""

@@ -1,0 +1,38 @@
+"""Settings of a process, from the environment (`COUPONSVC_*`, twelve-factor)."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from couponsvc import limits
+
+
+class Settings(BaseSettings):
+    """Read with `Settings()`; every field is `COUPONSVC_<NAME>` in the environment.
+
+    Raises:
+        pydantic.ValidationError: a variable is missing or malformed; names which.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUPONSVC_", extra="ignore", frozen=True)
+
+    redis_url: str = Field(description="redis://host:port/0, rediss://… or unix:///path")
+    postgres_dsn: SecretStr = Field(description="postgresql://user:password@host:port/database")
+    master_key: SecretStr = Field(
+        description="32 bytes in base64; seals partner secrets and keys the token hashes"
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    shard: int = Field(default=0, ge=0, le=0, description="the only shard of this version")
+    confirm_wait_ms: int = Field(default=limits.CONFIRM_WAIT_MS, ge=0, le=60_000)
+    backlog_max_count: int = Field(default=limits.BACKLOG_MAX_COUNT, ge=1)
+    take_over_idle_ms: int = Field(default=limits.TAKE_OVER_IDLE_MS, ge=100)
+    metrics_dir: Path | None = Field(
+        default=None, description="shared by all processes of a machine; see docs/architecture.md"
+    )
+    log_format: str = Field(default="json", pattern="^(json|console)$")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    unsafe_servers: bool = Field(
+        default=False, description="start even though a server setting can lose data (tests only)"
+    )
