@@ -1,0 +1,186 @@
+"""Real servers for tests: one Valkey and one Postgres per pytest worker, in a short directory."""
+
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import asyncpg
+
+from couponsvc.engines.account import Account
+from couponsvc.engines.place import make_data_dir
+from couponsvc.engines.postgres import EmbeddedPostgres
+from couponsvc.engines.redis import EmbeddedRedis
+from couponsvc.ledger.migrate import migrate
+
+TEMPLATE = "couponsvc_template"
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A fresh data directory that the engines' account can enter; removed afterwards."""
+    base = Path(tempfile.mkdtemp(prefix="cs-"))
+    base.chmod(0o711)
+    try:
+        yield make_data_dir(base / "data", Account.current())
+    finally:
+        shutil.rmtree(base)
+
+
+class RedisServer:
+    """The worker's Redis, and how to hurt it. Its URL stays the same over restarts."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.engine = EmbeddedRedis(data_dir)
+        self.engine.start()
+
+    @property
+    def url(self) -> str:
+        return self.engine.url
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self.engine.kill()
+
+    def restart(self, *, keep_data: bool) -> None:
+        """Kill it and start it again, with its append-only file or empty."""
+        self.engine.kill()
+        if not keep_data:
+            self.remove_data()
+        self.engine.start()
+
+    def remove_data(self) -> None:
+        """Lose everything it had on disk. The server must be down."""
+        assert not self.engine.running
+        for path in self.data_paths():
+            shutil.rmtree(path)
+
+    def data_paths(self) -> list[Path]:
+        """Directories that hold its data, for tests that keep an older copy."""
+        return [path for path in [self.engine.home / "appendonlydir"] if path.exists()]
+
+    def ensure_running(self) -> None:
+        self.engine.start()
+
+    def flush(self) -> None:
+        """Empty it, without a client library: usable from any test, sync or async."""
+        assert self.command("FLUSHALL") == b"+OK\r\n"
+
+    def foreign_keys(self, prefix: str) -> list[str]:
+        """Keys that do not begin with `prefix`."""
+        answer = self.command("EVAL", "return table.concat(redis.call('KEYS', '*'), '\\n')", "0")
+        names = answer.split(b"\r\n", 1)[1].removesuffix(b"\r\n").decode("utf-8", "replace").split("\n")
+        return [name for name in names if name and not name.startswith(prefix)]
+
+    def command(self, *parts: str) -> bytes:
+        """Send one command on a connection of its own; the whole raw answer (one bulk or line)."""
+        password = self.url.split("@")[0].removeprefix("redis://:")
+        with closing(socket.create_connection(("127.0.0.1", self.engine.port), 5)) as connection:
+            connection.sendall(_encode(("AUTH", password)) + _encode(parts))
+            reader = connection.makefile("rb")
+            assert reader.readline() == b"+OK\r\n"
+            line = reader.readline()
+            if line.startswith(b"$"):
+                line += reader.read(int(line[1:]) + 2)
+            return line
+
+
+def _encode(parts: Iterable[str]) -> bytes:
+    encoded = [part.encode() for part in parts]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in encoded)
+
+
+class PostgresServer:
+    """The worker's Postgres. Databases are cloned from a template that is migrated once."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.engine = EmbeddedPostgres(data_dir)
+        self.engine.start()
+        self._has_template = False
+
+    @property
+    def dsn(self) -> str:
+        """Of the maintenance database."""
+        return self.engine.maintenance_dsn
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self.engine.kill()
+
+    def stop(self) -> None:
+        """Stop in order."""
+        self.engine.stop()
+
+    def restart(self) -> None:
+        """Kill it and start it again on the same data."""
+        self.engine.kill()
+        self.engine.start()
+
+    def ensure_running(self) -> None:
+        self.engine.start()
+
+    async def create_database(self) -> str:
+        """DSN of a fresh, migrated database."""
+        name = f"t_{secrets.token_hex(6)}"
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            if not self._has_template:
+                await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
+                await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+                await migrate(self.engine.dsn_of(TEMPLATE))
+                self._has_template = True
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        finally:
+            await connection.close()
+        return self.engine.dsn_of(name)
+
+    async def create_empty_database(self) -> str:
+        """DSN of a fresh database without a schema, for tests of migrations."""
+        name = f"t_{secrets.token_hex(6)}"
+        await self._administer(f"CREATE DATABASE {name}")
+        return self.engine.dsn_of(name)
+
+    async def drop_database(self, dsn: str) -> None:
+        """Remove it, whoever is still connected."""
+        name = dsn.rsplit("/", 1)[1].partition("?")[0]
+        await self._administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    async def _administer(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+def children() -> dict[int, str]:
+    """Living child processes of ours, by pid, with their command line (Linux)."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            pids = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for pid in pids:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if state != "Z":
+                found[int(pid)] = command
+    return found
+
+
+def wait_until_gone(pids: Iterable[int], *, patience_s: float = 2.0) -> list[int]:
+    """The pids that still exist after `patience_s`."""
+    give_up_at = time.monotonic() + patience_s
+    remaining = list(pids)
+    while remaining and time.monotonic() < give_up_at:
+        remaining = [pid for pid in remaining if pid in children()]
+        time.sleep(0.01)
+    return remaining
