@@ -41,6 +41,8 @@ CONFIRM_WAIT_MS: Final = 2_000
 """Contract: after this a granted grab is answered 202."""
 LOOKUP_AFTER_MS: Final = (100, 300, 800, 1_600)
 """When a waiter without confirmation looks in Postgres, by age of its wait."""
+LOOKUP_TIMEOUT_S: Final = 0.5
+"""A look-up by key takes a millisecond; one that takes this long is given up, the next one is due soon."""
 SWEEP_EVERY_MS: Final = 25
 """How often overdue waiters are looked for."""
 

@@ -6,7 +6,7 @@ moves from the stream to Postgres, so the other order can miss one that moves in
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import asyncpg
 from redis.asyncio import Redis
@@ -15,26 +15,12 @@ from couponsvc.ledger.stream import RawEntry, entries_between, newest_entry_id
 from couponsvc.support.sql import Queries
 from couponsvc.values import keys, wire
 from couponsvc.values.grab import split_holder
+from couponsvc.values.voucher import StandingVoucher
 
 SCAN_PAGE_COUNT: Final = 64
 """Stream entries per XRANGE: at most 64 x 512 grants, some 15 ms of decoding between two awaits."""
 
 _queries = Queries("couponsvc.ledger", "reading")
-
-
-class StandingVoucher(NamedTuple):
-    """A committed voucher row, in the order of the ledger's columns."""
-
-    drop_no: int
-    seq: int
-    partner_no: int
-    ordinal: int
-    issued_ms: int
-    person_token: str
-    out_request_no: str
-    code: str
-    channel: str
-    region: str
 
 
 async def find_by_requests(

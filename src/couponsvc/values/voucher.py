@@ -26,6 +26,21 @@ class Issued(NamedTuple):
     code: str
 
 
+class StandingVoucher(NamedTuple):
+    """A committed voucher row, in the order of the ledger's columns."""
+
+    drop_no: int
+    seq: int
+    partner_no: int
+    ordinal: int
+    issued_ms: int
+    person_token: str
+    out_request_no: str
+    code: str
+    channel: str
+    region: str
+
+
 def voucher_id(drop_no: int, seq: int) -> str:
     """Name a voucher: `vch_<drop_no>_<seq>`. Derived, so that no index is needed to find it."""
     return f"vch_{drop_no}_{seq}"

@@ -1,0 +1,218 @@
+"""The desk: takes single grabs, sends them to the gate in batches, and sees each one answered.
+
+While one decision is in flight the next batch collects; it leaves as soon as the gate is free,
+without a timer, so that a lonely grab waits for nobody. A grab whose client went away is not
+cancelled half-way: its decision runs to its end.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from itertools import count
+from secrets import token_hex
+from time import perf_counter
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from couponsvc import limits
+from couponsvc.batch import answering, metrics
+from couponsvc.batch.ticket import Ticket
+from couponsvc.batch.waiting import Flight, LookUp, WaitingRoom
+from couponsvc.gate.connection import GateClosed, ReplyLost
+from couponsvc.gate.grabbing import OUTCOME_OF, Decision, grab_command
+from couponsvc.values import keys, wire
+from couponsvc.values.answer import Answer, AnswerKind
+from couponsvc.values.drop import Drop
+from couponsvc.values.grab import Grab
+from couponsvc.values.note import read_note
+from couponsvc.values.outcome import Outcome
+
+log = structlog.get_logger("desk")
+
+_GRANTED: Final = ord(Outcome.GRANTED.value)
+LOST_FOR_S: Final = 0.5
+"""How long after a lost reply a commit may still answer: longer than a drainer needs."""
+
+
+class Gate(Protocol):
+    """What decides a batch: see `gate.connection.GateConnection.decide`."""
+
+    async def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Decision:
+        """Run one batch; raises GateClosed (nothing decided) or ReplyLost (grants may exist)."""
+        ...
+
+
+class Overloaded(Exception):
+    """The desk is full; nothing was taken. Answer 503 `overloaded` at once."""
+
+
+class Desk:
+    """Batcher and waiting room of one API process for one shard."""
+
+    def __init__(
+        self, gate: Gate, look_up: LookUp, *, shard: int, confirm_wait_ms: int, backlog_max_count: int
+    ) -> None:
+        self.origin: Final = token_hex(8)
+        """Names this process on its confirmation channel; new with every start."""
+        self._gate: Final = gate
+        self._shard: Final = shard
+        self._backlog_max_count: Final = backlog_max_count
+        self._queue: Final[deque[Ticket]] = deque()
+        self._arrived: Final = asyncio.Event()
+        self._batch_numbers: Final = count(1)
+        self._room: Final = WaitingRoom(look_up, confirm_wait_ms)
+
+    def submit(self, drop: Drop, grab: Grab, *, confirm: bool = True) -> asyncio.Future[Answer]:
+        """Queue a grab; the future resolves with its final answer and is never cancelled by us.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        if len(self._queue) >= limits.QUEUE_MAX_COUNT or self._room.waiting_count >= limits.WAITING_MAX_COUNT:
+            raise Overloaded
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append(Ticket(drop, grab, future, confirm=confirm))
+        self._arrived.set()
+        return future
+
+    @property
+    def queued_count(self) -> int:
+        """Grabs that wait for their decision."""
+        return len(self._queue)
+
+    async def run(self) -> None:
+        """Decide batches and sweep the waiting room until cancelled; then answer who is left."""
+        sweeping = asyncio.create_task(self._room.run(), name="waiting-room")
+        try:
+            while True:
+                if not self._queue:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                await self._decide(self._take_batch())
+        finally:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping
+            while self._queue:
+                self._queue.popleft().resolve(_closed("gate_unavailable"))
+
+    def _take_batch(self) -> list[Ticket]:
+        """Oldest first, at most BATCH_MAX_COUNT grabs of at most BATCH_DROPS_MAX_COUNT drops."""
+        queue = self._queue
+        if len(queue) <= limits.BATCH_DROPS_MAX_COUNT:
+            batch = list(queue)
+            queue.clear()
+            return batch
+        batch = []
+        drops: set[tuple[int, int]] = set()
+        while queue and len(batch) < limits.BATCH_MAX_COUNT:
+            drop = queue[0].drop
+            drops.add((drop.drop_no, drop.epoch))
+            if len(drops) > limits.BATCH_DROPS_MAX_COUNT:
+                break
+            batch.append(queue.popleft())
+        return batch
+
+    async def _decide(self, tickets: list[Ticket]) -> None:
+        flight = Flight(next(self._batch_numbers), tickets)
+        drops: dict[tuple[int, int], int] = {}
+        grabs = [(drops.setdefault((t.drop.drop_no, t.drop.epoch), len(drops) + 1), t.grab) for t in tickets]
+        key_names, arguments = grab_command(
+            self._shard,
+            wire.encode_origin(self.origin, flight.batch_no),
+            list(drops),
+            grabs,
+            self._backlog_max_count,
+        )
+        self._room.board(flight)
+        began = perf_counter()
+        try:
+            decision = await self._gate.decide(key_names, arguments)
+        except GateClosed as closed:
+            self._room.leave(flight)
+            _resolve_all(tickets, _closed(closed.problem))
+        except ReplyLost:
+            self._lose(flight)
+        except BaseException:
+            self._room.leave(flight)
+            _resolve_all(tickets, Answer(AnswerKind.LOST))
+            raise
+        else:
+            metrics.decided(len(tickets), perf_counter() - began)
+            try:
+                self._apply(flight, decision)
+            except Exception:
+                log.exception("a decision could not be read", codes=len(decision.codes))
+                self._lose(flight)
+
+    def _lose(self, flight: Flight) -> None:
+        """Its grants, if any, are on the stream: whoever is committed soon is told so all the same."""
+        flight.lost = flight.applied = True
+        for ticket in flight.tickets:
+            self._room.wait(flight, ticket)
+
+        def give_up() -> None:
+            _resolve_all(flight.tickets, Answer(AnswerKind.LOST))
+            self._room.leave(flight)
+
+        asyncio.get_running_loop().call_later(LOST_FOR_S, give_up)
+
+    def _apply(self, flight: Flight, decision: Decision) -> None:
+        room = self._room
+        notes = iter(decision.notes)
+        for ticket, code in zip(flight.tickets, decision.codes, strict=True):
+            if code == _GRANTED:
+                if ticket.confirm:
+                    room.wait(flight, ticket)
+                else:
+                    ticket.resolve(answering.PENDING)
+                continue
+            outcome = OUTCOME_OF[code]
+            note = next(notes) if outcome.carries_note else b""
+            answer = answering.of_outcome(outcome, note)
+            if answer is not None:
+                ticket.resolve(answer)
+            elif not ticket.confirm and outcome is Outcome.REPEATED_PENDING:
+                ticket.resolve(answering.PENDING)
+            else:  # a retry of a pending grant, or another number of a person whose grant is pending
+                number = read_note(note.decode()).out_request_no if note else ticket.grab.out_request_no
+                room.follow(flight, ticket, number)
+        flight.applied = True
+        room.leave_if_answered(flight)
+        metrics.count_outcomes(decision.codes)
+
+    async def listen(self, redis: Redis) -> None:
+        """Receive confirmations until cancelled. `redis`: a client of its own, no read timeout.
+
+        What is missed while disconnected is found by look-up.
+        """
+        channel = keys.confirm_channel(self._shard, self.origin)
+        while True:
+            try:
+                async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(channel)
+                    async for message in subscription.listen():
+                        self._receive(message["data"])
+            except (RedisError, OSError) as error:
+                log.warning("confirmation channel lost", error=type(error).__name__)
+                await asyncio.sleep(limits.GATE_RECHECK_MS / 1000)
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            self._room.confirm(wire.decode_confirmations(data))
+        except (msgspec.MsgspecError, ValueError, IndexError) as error:
+            log.warning("unreadable confirmation", error=str(error))
+
+
+def _resolve_all(tickets: Sequence[Ticket], answer: Answer) -> None:
+    for ticket in tickets:
+        ticket.resolve(answer)
+
+
+def _closed(problem: str) -> Answer:
+    return Answer(AnswerKind.CLOSED, reason=problem)

@@ -1,0 +1,203 @@
+"""The one connection of a process on which grabs are decided, and whom it may be connected to.
+
+Which Redis am I talking to? A restart, a failover or a restored copy gives the server a new
+run id or replication id. Every new connection reads both before its first command and compares
+them with the server that the reconciler checked last (`blessings` in Postgres). Anything else is
+refused until it has been checked, so an unchecked Redis never answers a grab. A TCP connection
+cannot move between server processes, so the comparison at connect holds for its whole life.
+
+A reply that was lost is its own case (`ReplyLost`): a grant may exist, and nothing is asked
+again from here. Asking again with the same numbers is the caller's right, because the script
+answers a number that it has granted with the same grant.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import structlog
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+
+from couponsvc import limits
+from couponsvc.gate.grabbing import SCRIPT, Decision
+
+log = structlog.get_logger("gate")
+
+
+class Blessing(NamedTuple):
+    """The server that was checked last."""
+
+    run_id: str
+    replication_id: str
+
+
+ReadBlessing = Callable[[], Awaitable[Blessing | None]]
+"""Reads the shard's row of `blessings`; may raise OSError or asyncpg errors while Postgres is away."""
+
+
+_REFUSED_AS_A_WHOLE: Final = (
+    "READONLY",
+    "You can't write against a read only",
+    "MISCONF",
+    "BUSY",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "NOAUTH",
+    "NOPERM",
+)
+"""Errors that Redis raises before a script's first write: nothing was decided."""
+
+
+class GateClosed(Exception):
+    """Nothing was decided and no grant exists. `problem` is the code to answer with."""
+
+    def __init__(self, problem: str, reason: str) -> None:
+        super().__init__(reason)
+        self.problem: Final = problem
+
+
+class ReplyLost(Exception):
+    """The batch was sent and no reply came: every grab in it may or may not have been granted."""
+
+
+class _Unblessed(RedisError):
+    """The server on this connection is not the one that was checked."""
+
+
+class GateConnection:
+    """Sends batches to the blessed server of one shard, one at a time.
+
+    `run` keeps it connected; without it the gate stays closed after the first failure.
+    """
+
+    def __init__(self, redis_url: str, read_blessing: ReadBlessing) -> None:
+        self._pool: Final = ConnectionPool.from_url(
+            redis_url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=limits.GATE_TIMEOUT_S,
+            socket_connect_timeout=limits.GATE_CONNECT_TIMEOUT_S,
+            protocol=2,
+            redis_connect_func=self._introduce,
+        )
+        self._read_blessing: Final = read_blessing
+        self._connection: AbstractConnection | None = None
+        self._blessed: Blessing | None = None
+        self._closed_because: tuple[str, str] = ("rebuilding", "not connected yet")
+        self._wake: Final = asyncio.Event()
+
+    @property
+    def closed_because(self) -> str | None:
+        """Why no grab can be decided at present, or None."""
+        return None if self._connection is not None else self._closed_because[1]
+
+    async def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Decision:
+        """Run `grab_batch` once.
+
+        Raises:
+            GateClosed: nothing was decided; no grant exists.
+            ReplyLost: the connection broke after sending; grants may exist.
+        """
+        connection = self._connection
+        if connection is None:
+            raise GateClosed(*self._closed_because)
+        try:
+            try:
+                reply = await self._call(connection, "EVALSHA", SCRIPT.digest, keys, arguments)
+            except NoScriptError:  # answered before anything ran: sending the source repeats nothing
+                reply = await self._call(connection, "EVAL", SCRIPT.source, keys, arguments)
+        except OutOfMemoryError as error:
+            raise GateClosed("overloaded", f"Redis is out of memory: {error}") from error
+        except ResponseError as error:
+            await self._drop("gate_unavailable", f"Redis refused the batch: {error}")
+            if str(error).startswith(_REFUSED_AS_A_WHOLE):
+                raise GateClosed(*self._closed_because) from error
+            raise ReplyLost(str(error)) from error
+        except BaseException as error:
+            await self._drop("gate_unavailable", f"lost the connection to Redis: {error!r}")
+            if isinstance(error, RedisError | OSError | TimeoutError):
+                raise ReplyLost(str(error)) from error
+            raise
+        return Decision(reply[0], reply[1:])
+
+    async def _call(
+        self,
+        connection: AbstractConnection,
+        command: str,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[bytes | int],
+    ) -> Any:  # noqa: ANN401 - the reply of grab_batch: [bytes, note, …]
+        packed = connection.pack_command(command, script, len(keys), *keys, *arguments)
+        await connection.send_packed_command(packed, check_health=False)
+        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Connect, watch the blessing and connect again, until `stop` is set."""
+        while not stop.is_set():
+            try:
+                await self._tend()
+            except Exception as error:  # noqa: BLE001 - Postgres or Redis is away: keep what holds, try again
+                if self._connection is None:
+                    self._closed_because = (_problem_of(error), f"{type(error).__name__}: {error}")
+            pause_ms = limits.GATE_RECHECK_MS if self._connection is None else limits.RECONCILE_EVERY_MS
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_ms / 1000)
+        await self._drop("gate_unavailable", "shutting down")
+
+    async def _tend(self) -> None:
+        blessing = await self._read_blessing()
+        if self._connection is not None:
+            # The blessing may move to another server while this connection lives on.
+            if blessing not in {self._blessed, None}:
+                await self._drop("rebuilding", "another Redis server was blessed")
+            return
+        self._blessed = blessing
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()
+        self._connection = connection
+        log.info("gate opened", run_id=blessing.run_id if blessing else "")
+
+    async def _introduce(self, connection: AbstractConnection) -> None:
+        """Run by redis-py on every new connection, whoever opens it, before any other command."""
+        await connection.on_connect()
+        found = await _who_is(connection)
+        if found != self._blessed:
+            message = f"the Redis server with run id {found.run_id[:12]} has not been checked yet"
+            raise _Unblessed(message)
+
+    async def _drop(self, problem: str, reason: str) -> None:
+        connection, self._connection = self._connection, None
+        self._closed_because = (problem, reason)
+        self._wake.set()
+        if connection is not None:
+            log.warning("gate closed", reason=reason)
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close the connection and its pool."""
+        await self._drop("gate_unavailable", "shutting down")
+        await self._pool.aclose()
+
+
+def _problem_of(error: Exception) -> str:
+    return "rebuilding" if isinstance(error, _Unblessed) else "gate_unavailable"
+
+
+async def _who_is(connection: AbstractConnection) -> Blessing:
+    facts: dict[str, str] = {}
+    for section in ("server", "replication"):
+        await connection.send_command("INFO", section)
+        reply = await connection.read_response(disable_decoding=True)
+        facts.update(
+            line.split(":", 1) for line in reply.decode().splitlines() if ":" in line and line[0] != "#"
+        )
+    if facts.get("role") != "master":
+        raise _Unblessed(f"Redis is a {facts.get('role')}, not a master")
+    return Blessing(facts["run_id"], facts["master_replid"])

@@ -1,0 +1,60 @@
+"""Counts on the hot path: kept in plain numbers, carried over to the metrics a few times a second.
+
+One increment of a multiprocess metric costs about 2 µs, a histogram observation about 3; per
+request that would be a tenth of a grab's whole budget.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import Counter, Histogram
+
+FLUSH_EVERY_S: Final = 0.25
+"""How far the metrics may trail what happened; well below any scrape interval."""
+
+
+class Tally:
+    """Counts by one label, and optionally durations, carried over by a timer of the running loop."""
+
+    def __init__(self, counter: Counter, histogram: Histogram | None = None) -> None:
+        self._counter: Final = counter
+        self._histogram: Final = histogram
+        bounds: Sequence[float] = histogram._upper_bounds if histogram is not None else ()  # noqa: SLF001 - see flush
+        self._bounds: Final = tuple(bounds)
+        self._counts: dict[str, int] = {}
+        self._bucket_counts: list[int] = [0] * len(self._bounds)
+        self._sum_s = 0.0
+        self._scheduled = False
+
+    def count(self, label: str, increment: int = 1) -> None:
+        """Add to the count of a label value."""
+        self._counts[label] = self._counts.get(label, 0) + increment
+        if not self._scheduled:
+            self._schedule()
+
+    def observe(self, duration_s: float) -> None:
+        """Add one duration."""
+        self._bucket_counts[bisect_left(self._bounds, duration_s)] += 1
+        self._sum_s += duration_s
+        if not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self.flush)
+
+    def flush(self) -> None:
+        """Carry over what was counted. Bulk observation has no public form in prometheus_client."""
+        self._scheduled = False
+        counts, self._counts = self._counts, {}
+        for label, increment in counts.items():
+            self._counter.labels(label).inc(increment)
+        if self._histogram is not None and self._sum_s:
+            for bucket, increment in enumerate(self._bucket_counts):
+                if increment:
+                    self._histogram._buckets[bucket].inc(increment)  # noqa: SLF001
+            self._histogram._sum.inc(self._sum_s)  # noqa: SLF001
+            self._bucket_counts = [0] * len(self._bounds)
+            self._sum_s = 0.0
