@@ -76,9 +76,7 @@ class ProgramFile:
         """Keep the program, the drops named, and the templates that these use."""
         drops = tuple(drop for drop in self.drops if drop.drop_id in drop_ids)
         used = {drop.template_id for drop in drops}
-        return replace(
-            self, drops=drops, templates=tuple(t for t in self.templates if t.template_id in used)
-        )
+        return replace(self, drops=drops, templates=tuple(t for t in self.templates if t.template_id in used))
 
     def moved_to(self, opens_at: datetime) -> "ProgramFile":
         """Shift every window so that the earliest drop opens at `opens_at`; lengths stay."""

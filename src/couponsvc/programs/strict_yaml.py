@@ -87,9 +87,7 @@ class Section:
         node = self._values[key]
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             self.refuse(node, f"{key}: must be a list with at least one item")
-        return [
-            Section(item, self._source, f"{key}[{place}]", keys) for place, item in enumerate(node.value)
-        ]
+        return [Section(item, self._source, f"{key}[{place}]", keys) for place, item in enumerate(node.value)]
 
     def slug(self, key: str) -> str:
         """Read an identifier chosen by operators."""

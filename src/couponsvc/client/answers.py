@@ -1,0 +1,100 @@
+"""Answers to grabs, typed: what the contract's answer table says, from the caller's side."""
+
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+ISSUED: Final = "issued"
+"""201: granted by this request, committed."""
+REPEATED: Final = "repeated"
+"""200: granted before under this number."""
+PENDING: Final = "pending"
+"""202: decided, the commit was not seen yet; ask again with the same number."""
+LOST: Final = "lost"
+"""No answer: the connection broke or the time was up. A grant may exist; ask again."""
+SOLD_OUT: Final = "sold_out"
+PERSON_LIMIT: Final = "person_limit"
+REQUEST_MISMATCH: Final = "request_mismatch"
+NOT_STARTED: Final = "not_started"
+UNKNOWN_REQUEST: Final = "unknown_request"
+
+_BY_STATUS: Final = {200: REPEATED, 201: ISSUED, 202: PENDING}
+
+
+class Voucher(msgspec.Struct, frozen=True):
+    """The receipt of issuance (contract: Grab)."""
+
+    voucher_id: str
+    drop_id: str
+    seq: int
+    code: str
+    person_token: str
+    out_request_no: str
+    status: str
+    face_value_fen: int
+    min_spend_fen: int
+    issued_at: str
+    valid_from: str
+    valid_until: str
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A problem (RFC 9457), as far as a caller acts on it."""
+
+    code: str = ""
+    retryable: bool = False
+    detail: str = ""
+    opens_at: str | None = None
+    voucher: msgspec.Raw | None = None
+    """The voucher held (`person_limit`), byte by byte as it was sent."""
+
+
+_voucher_decoder = msgspec.json.Decoder(Voucher)
+_refusal_decoder = msgspec.json.Decoder(Refusal)
+
+
+class Answer:
+    """One answer, or the lack of one (`status` 0, outcome `lost`). Read-only by convention."""
+
+    def __init__(self, status: int, body: bytes, retry_after_s: float | None = None) -> None:
+        self.status: Final = status
+        self.body: Final = body
+        self.retry_after_s: Final = retry_after_s
+
+    @cached_property
+    def outcome(self) -> str:
+        """`issued`, `repeated`, `pending`, `lost`, or the problem's code; `http_<status>` if neither."""
+        if self.status == 0:
+            return LOST
+        return _BY_STATUS.get(self.status) or self.refusal.code or f"http_{self.status}"
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether this is a committed voucher."""
+        return self.status in (200, 201)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same number should be asked again: nothing is known, or it may change."""
+        return self.status in (0, 202) or (self.status >= 300 and self.refusal.retryable)  # noqa: PLR2004
+
+    @cached_property
+    def refusal(self) -> Refusal:
+        """The problem; an empty one where the body is none."""
+        try:
+            return _refusal_decoder.decode(self.body)
+        except msgspec.MsgspecError:
+            return Refusal()
+
+    @cached_property
+    def voucher(self) -> Voucher:
+        """The voucher of a 200 or 201.
+
+        Raises:
+            msgspec.MsgspecError: the body is no voucher.
+        """
+        return _voucher_decoder.decode(self.body)
+
+
+NO_ANSWER: Final = Answer(0, b"")

@@ -1,0 +1,205 @@
+"""The fast client: signed grabs over a few kept-open connections."""
+
+import asyncio
+import time
+from collections import deque
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+import msgspec
+
+from couponsvc.client.answers import Answer
+from couponsvc.client.connection import Connection, connect, split_url
+from couponsvc.support.signing import SigningKey, sign
+
+TIMEOUT_S: Final = 10.0
+"""Longer than the service ever waits itself (2 s, then 202): past it the answer is lost."""
+_SWEEP_EVERY_S: Final = 0.25
+"""One timer for all requests in flight instead of one each; a timeout may be late by this."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class GrabClient:
+    """Signs and sends grabs; at most `connections_max_count` at a time, the rest wait their turn.
+
+    Use it as an asynchronous context, or close it. Not for use from several event loops.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: SigningKey,
+        *,
+        connections_max_count: int = 64,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Make a client; nothing is sent yet.
+
+        Raises:
+            ValueError: `base_url` is not `http(s)://host[:port]`.
+        """
+        self._address = split_url(base_url)
+        self._key = key
+        self._timeout_s = timeout_s
+        self._room = connections_max_count
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._tail = f"\r\nhost: {self._address.netloc}\r\n".encode()
+        self.requests_count = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection; requests in flight are answered `lost`."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for connection in list(self._open):
+            connection.abort()
+        self._open.clear()
+        self._idle.clear()
+
+    # --- calls --------------------------------------------------------------------------------
+    async def grab(
+        self,
+        drop_id: str,
+        person_token: str,
+        out_request_no: str,
+        *,
+        channel: str | None = None,
+        region: str | None = None,
+        respond_async: bool = False,
+    ) -> Answer:
+        """Send one grab, once.
+
+        Returns:
+            What was answered; `lost` (status 0) where nothing was.
+
+        Raises:
+            Unreachable: no connection could be made; nothing was sent.
+        """
+        request = self.grab_request(
+            drop_id, person_token, out_request_no, channel=channel, region=region, respond_async=respond_async
+        )
+        return await self._exchange(request)
+
+    async def look_up(self, drop_id: str, out_request_no: str) -> Answer:
+        """Ask what became of a number: `repeated`, `pending` or `unknown_request`.
+
+        Raises:
+            Unreachable: no connection could be made.
+        """
+        path = f"/v1/drops/{drop_id}/grabs/{quote(out_request_no, safe='')}".encode()
+        return await self._exchange(self._request(b"GET", path, b""))
+
+    async def abandon_grab(self, drop_id: str, person_token: str, out_request_no: str) -> None:
+        """Send a grab and lose the connection before the answer: a fault, for demos and tests.
+
+        Raises:
+            Unreachable: no connection could be made; nothing was sent.
+        """
+        connection = await self._take()
+        self.requests_count += 1
+        connection.hang_up_after(self.grab_request(drop_id, person_token, out_request_no))
+        self._give_back(connection)
+
+    def grab_request(
+        self,
+        drop_id: str,
+        person_token: str,
+        out_request_no: str,
+        *,
+        channel: str | None = None,
+        region: str | None = None,
+        respond_async: bool = False,
+    ) -> bytes:
+        """Signed bytes of one grab."""
+        fields = {"person_token": person_token, "out_request_no": out_request_no}
+        if channel is not None:
+            fields["channel"] = channel
+        if region is not None:
+            fields["region"] = region
+        extra = b"prefer: respond-async\r\n" if respond_async else b""
+        return self._request(b"POST", f"/v1/drops/{drop_id}/grabs".encode(), _encode(fields), extra)
+
+    # --- requests and connections -------------------------------------------------------------
+    def _request(self, method: bytes, path: bytes, body: bytes, extra: bytes = b"") -> bytes:
+        proof = sign(self._key, method, path, body=body, created_s=int(time.time()))
+        lines = [method, b" ", path, b" HTTP/1.1", self._tail, extra]
+        for name, value in proof:
+            lines += (name, b": ", value, b"\r\n")
+        if body:
+            lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
+        lines += (b"\r\n", body)
+        return b"".join(lines)
+
+    async def _exchange(self, request: bytes) -> Answer:
+        connection = await self._take()
+        self.requests_count += 1
+        try:
+            return await connection.exchange(request)
+        finally:
+            self._give_back(connection)
+
+    async def _take(self) -> Connection:
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.usable:
+                    return connection
+                self._open.discard(connection)
+                self._room += 1
+            if self._room > 0:
+                break
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._wake_next()  # the turn was given to one who no longer wants it
+                raise
+        self._room -= 1
+        try:
+            connection = await connect(self._address, self._timeout_s)
+        except BaseException:
+            self._room += 1
+            self._wake_next()
+            raise
+        self._open.add(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._abort_overdue)
+        return connection
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.usable:
+            self._idle.append(connection)
+        else:
+            self._open.discard(connection)
+            self._room += 1
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _abort_overdue(self) -> None:
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._timeout_s
+        for connection in list(self._open):
+            if 0.0 < connection.busy_since < oldest:
+                connection.abort()
+        self._sweep = loop.call_later(_SWEEP_EVERY_S, self._abort_overdue) if self._open else None
