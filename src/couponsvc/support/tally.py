@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from couponsvc.support.metrics import Counter, Histogram
 
 FLUSH_EVERY_S: Final = 0.25
 """How far the metrics may trail what happened; well below any scrape interval."""

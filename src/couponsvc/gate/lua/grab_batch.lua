@@ -3,6 +3,7 @@ grab_batch: decide a batch of grabs of one shard in one atomic step.
 
 Why one script: duplicate, limit and stock checks must see each other's writes, and a
 grant must reach the stream in the same step, or a crash between the two loses it.
+Notes follow in the order of their grabs: R, L the holder's note; N opens_ms; E closes_ms.
 
 KEYS (all share the shard's hash tag)
   1 hash   shard      e<drop_no> -> published epoch; backlog -> grants not acknowledged
@@ -13,8 +14,7 @@ ARGV
   2 bytes  drops      msgpack [[drop_no, epoch], …]; copied to the entry
   3 bytes  grabs      msgpack [[drop_index, holder, out_request_no, channel, region], …]
   4 int    backlog_max_count
-RETURNS [codes, note, …]: one byte per grab, same order, first match wins; then the notes of
-those that carry one, in order (R, L: the holder's note; N: opens_ms; E: closes_ms)
+RETURNS [codes, note, …]: one byte per grab, same order, first match wins; then the notes
   F FENCED
   R REPEATED
   P REPEATED_PENDING
