@@ -6,7 +6,7 @@ per request. A request is bytes made by the caller; the answer arrives in a futu
 """
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 from urllib.parse import SplitResult, urlsplit
 
 import httptools
@@ -80,8 +80,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what is no HTTP ends the connection."""
