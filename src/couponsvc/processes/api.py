@@ -1,0 +1,97 @@
+"""`couponsvc api`: answers HTTP. Any number of them may share one port."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+
+from couponsvc.processes.running import EXIT_UNREACHABLE, ProcessFailed
+from couponsvc.settings import Settings
+
+BACKLOG_COUNT: Final = 4096
+"""Connections that may wait to be accepted: a rush opens thousands within one second."""
+KEEP_ALIVE_S: Final = 75
+"""Longer than the idle time of common load balancers (60 s), so that they close first."""
+GRACE_S: Final = 5
+"""How long running requests may take after SIGTERM; a grab waits 2 s at most for its commit."""
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run_api(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set; then finish what runs, and only then what it runs on.
+
+    Raises:
+        ProcessFailed: the address cannot be used.
+        OSError, asyncpg.PostgresError: Postgres cannot be reached.
+        Exception: whatever ended a background task; a supervisor starts the process again.
+    """
+    from couponsvc.api.compose import ApiProcess  # noqa: PLC0415 - other processes need no web framework
+
+    listener = listen(settings.host, settings.port)
+    process = await ApiProcess.open(settings)
+    quit_background = asyncio.Event()
+    background = asyncio.create_task(process.run(quit_background), name="background")
+    server = _Server(_config(process.app))
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="serving")
+    stopping = asyncio.create_task(stop.wait(), name="stopping")
+    try:
+        await asyncio.wait([serving, background, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+        quit_background.set()
+        try:
+            await background
+        finally:
+            await process.close()
+
+
+def _config(app: Any) -> uvicorn.Config:  # noqa: ANN401 - an ASGI callable, as uvicorn takes it
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG_COUNT,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket that shares its port with our other API processes.
+
+    Raises:
+        ProcessFailed: the address is taken by another program or is not of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ProcessFailed(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host",
+            EXIT_UNREACHABLE,
+        ) from error
+    listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    return listener

@@ -1,0 +1,110 @@
+"""How every process of ours runs: settings from the environment, signals, one-line errors."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import asyncpg
+import uvloop
+from pydantic import ValidationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from couponsvc.engines.errors import EngineError
+from couponsvc.settings import Settings
+from couponsvc.support import logs
+
+EXIT_NOT_SO: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+UNREACHABLE: Final = (
+    EngineError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    RedisConnectionError,
+    RedisTimeoutError,
+)
+"""What says that something needed is not there; ends a process with `EXIT_UNREACHABLE`."""
+
+
+class ProcessFailed(Exception):
+    """A process ends with `exit_code`; the message is one line that says what to do."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ProcessFailed: a variable is missing or malformed; names every such variable, no value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"COUPONSVC_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ProcessFailed(f"settings: {faults}", EXIT_USAGE) from None
+
+
+def run_process(body: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+    """Run a process until its body ends or a stop signal was obeyed.
+
+    Raises:
+        ProcessFailed: settings are wrong, or what the process needs cannot be reached.
+    """
+    settings = load_settings()
+    logs.configure(settings.log_format, settings.log_level)
+
+    async def whole() -> None:
+        await body(settings, stop_on_signals())
+
+    run_loop(whole())
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` on uvloop; what cannot be reached becomes a `ProcessFailed`."""
+    try:
+        uvloop.run(main)
+    except UNREACHABLE as error:
+        raise ProcessFailed(explain(error), EXIT_UNREACHABLE) from error
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM, SIGINT or SIGHUP sets. Needs a running loop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def explain(error: BaseException) -> str:
+    """Say on one line what could not be reached, and what to look at."""
+    match error:
+        case EngineError():
+            return one_line(error)
+        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+            return f"Postgres refuses: {one_line(error)}; check COUPONSVC_POSTGRES_DSN"
+        case RedisConnectionError() | RedisTimeoutError():
+            return f"cannot reach Redis: {one_line(error)}; check COUPONSVC_REDIS_URL"
+        case _:
+            return (
+                f"cannot reach a server: {one_line(error)}; check COUPONSVC_POSTGRES_DSN "
+                "and COUPONSVC_REDIS_URL"
+            )
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, without credentials."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return logs.mask_text(text)
