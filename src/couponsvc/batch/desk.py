@@ -85,6 +85,11 @@ class Desk:
         """Grabs that wait for their decision."""
         return len(self._queue)
 
+    @property
+    def waiting_count(self) -> int:
+        """Grabs in batches of which somebody waits for a decision or a commit."""
+        return self._room.waiting_count
+
     async def run(self) -> None:
         """Decide batches and sweep the waiting room until cancelled; then answer who is left."""
         sweeping = asyncio.create_task(self._room.run(), name="waiting-room")

@@ -1,0 +1,179 @@
+"""Puts one API process together: connections, catalog, desk, lane, FastAPI app and their tasks."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Final, Self
+
+import asyncpg
+import structlog
+from redis.asyncio import Redis
+
+from couponsvc.api.app import create_app
+from couponsvc.api.auth import Authenticator
+from couponsvc.api.lane import Application, GrabLane
+from couponsvc.api.services import Services
+from couponsvc.batch import metrics
+from couponsvc.batch.desk import Desk
+from couponsvc.gate.connection import Blessing, GateConnection
+from couponsvc.ledger.drops import load_drops
+from couponsvc.ledger.reading import PendingView, find_by_requests
+from couponsvc.programs.catalog import DropCatalog
+from couponsvc.settings import Settings
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from couponsvc.support.sealing import MasterKey
+from couponsvc.support.sql import Queries
+from couponsvc.values.drop import Drop
+from couponsvc.values.voucher import StandingVoucher
+
+log = structlog.get_logger("api")
+
+POOL_MAX_COUNT: Final = 8
+"""Postgres connections of one API process: look-ups and operators; the hot path uses none."""
+GAUGE_EVERY_S: Final = 1.0
+
+_queries = Queries("couponsvc.api", "blessing")
+
+
+class ApiProcess:
+    """Everything behind one listening socket. `open`, then serve `app` while `run` runs, then `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        redis: Redis,
+        listener: Redis,
+        authenticator: Authenticator,
+    ) -> None:
+        self._pool: Final = pool
+        self._redis: Final = redis
+        self._listener: Final = listener
+        self._shard: Final = settings.shard
+        self._authenticator: Final = authenticator
+        self._gate: Final = GateConnection(settings.redis_url, self._read_blessing)
+        self._catalog: Final = DropCatalog(self._load_drops, settings.shard)
+        self._desk: Final = Desk(
+            self._gate,
+            self._look_up,
+            shard=settings.shard,
+            confirm_wait_ms=settings.confirm_wait_ms,
+            backlog_max_count=settings.backlog_max_count,
+        )
+        services = Services(
+            settings=settings,
+            pool=pool,
+            redis=redis,
+            authenticator=authenticator,
+            master_key=MasterKey.from_base64(settings.master_key.get_secret_value()),
+            catalog=self._catalog,
+            pending=PendingView(redis, settings.shard),
+        )
+        self.app: Final = GrabLane(
+            create_app(services),
+            authenticator=authenticator,
+            catalog=self._catalog,
+            desk=self._desk,
+        )
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Connect to Postgres and load the credentials; Redis may be away.
+
+        Raises:
+            OSError, asyncpg.PostgresError: Postgres cannot be reached.
+        """
+        pool = await open_pool(settings.postgres_dsn.get_secret_value(), max_size=POOL_MAX_COUNT)
+        authenticator = Authenticator(
+            pool, MasterKey.from_base64(settings.master_key.get_secret_value())
+        )
+        redis = open_redis(settings.redis_url)
+        listener = open_redis(settings.redis_url, socket_timeout_s=None)
+        return cls(settings, pool, redis, listener, authenticator)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keep connections, definitions, keys and batches going until `stop`, then end them in order."""
+        tasks = [
+            _task(self._gate.run(stop), "gate"),
+            _task(self._catalog.run(self._listener, stop), "catalog"),
+            _task(self._authenticator.run(stop), "keys"),
+            _task(self._desk.listen(self._listener), "confirmations"),
+            _task(self._desk.run(), "desk"),
+            _task(self._measure(), "gauges"),
+        ]
+        waiting = _task(stop.wait(), "stop")
+        try:
+            done, _ = await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {waiting}:
+                if not stop.is_set():
+                    task.result()  # raises what ended it
+                    raise RuntimeError(f"task {task.get_name()} ended by itself")
+        finally:
+            await _cancel([*tasks, waiting])
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._gate.close()
+        await self._listener.aclose()
+        await self._redis.aclose()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._pool.close(), timeout=2)
+
+    async def _read_blessing(self) -> Blessing | None:
+        row = await self._pool.fetchrow(_queries["read_blessing"], self._shard)
+        return Blessing(row["run_id"], row["replication_id"]) if row else None
+
+    async def _load_drops(self, drop_ids: Sequence[str] | None) -> Sequence[Drop]:
+        return await load_drops(self._pool, drop_ids)
+
+    async def _look_up(
+        self, requests: Sequence[tuple[int, str]]
+    ) -> dict[tuple[int, str], StandingVoucher]:
+        return await find_by_requests(self._pool, requests)
+
+    async def _measure(self) -> None:
+        while True:
+            metrics.QUEUED.set(self._desk.queued_count)
+            metrics.WAITING.set(self._desk.waiting_count)
+            await asyncio.sleep(GAUGE_EVERY_S)
+
+
+def _task(work: Coroutine[Any, Any, object], name: str) -> "asyncio.Task[object]":
+    return asyncio.create_task(work, name=name)
+
+
+async def _cancel(tasks: "Sequence[asyncio.Task[object]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def open_app(settings: Settings) -> AsyncIterator[Application]:
+    """The ASGI application with its tasks running; left, everything is ended and closed.
+
+    Where one of its tasks fails, the process stops itself: restarted it is better than half alive.
+
+    Raises:
+        OSError, asyncpg.PostgresError: Postgres cannot be reached.
+    """
+    process = await ApiProcess.open(settings)
+    stop = asyncio.Event()
+    running = asyncio.create_task(process.run(stop), name="api")
+    running.add_done_callback(_stop_process_if_failed)
+    try:
+        yield process.app
+    finally:
+        stop.set()
+        with contextlib.suppress(Exception):  # logged by the callback
+            await running
+        await process.close()
+
+
+def _stop_process_if_failed(running: "asyncio.Task[None]") -> None:
+    error = None if running.cancelled() else running.exception()
+    if error is not None:
+        log.error("the process stops itself", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)

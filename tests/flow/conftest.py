@@ -1,0 +1,187 @@
+"""The whole service in one event loop, on real servers, reached over real HTTP."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from time import monotonic
+from typing import Any, Final
+
+import pytest
+from couponsvc.ledger.drainer import Drainer
+from couponsvc.reconcile.check import check
+
+from couponsvc.client import ApiClient, GrabClient
+from couponsvc.processes.api import run_api
+from couponsvc.programs.admission import create_development_credentials
+from couponsvc.reconcile.reconciler import Reconciler
+from couponsvc.settings import Settings
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from couponsvc.support.sealing import MasterKey
+from couponsvc.support.signing import SigningKey
+
+READY_S: Final = 20.0
+_numbers = count(1)
+
+
+async def wait_until(claim: Callable[[], Awaitable[bool]], what: str, timeout_s: float = READY_S) -> None:
+    """Ask until `claim` holds; fails with `what` otherwise."""
+    deadline = monotonic() + timeout_s
+    while not await claim():
+        assert monotonic() < deadline, f"still not so after {timeout_s} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Service:
+    """What a test may do: define drops, grab as bank-a, run or stop a process, check the books."""
+
+    settings: Settings
+    url: str
+    credentials: dict[str, dict[str, str]]
+    running: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> SigningKey:
+        partner = self.credentials["partner"]
+        return SigningKey.hmac_sha256(partner["key_id"], partner["secret"])
+
+    @contextlib.contextmanager
+    def grabs(self, connections_max_count: int = 64) -> Iterator[GrabClient]:
+        client = GrabClient(self.url, self.key, connections_max_count=connections_max_count)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    async def operate(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One call as operator; raises ApiRefused."""
+
+        def call() -> dict[str, Any]:
+            with ApiClient(self.url, self.credentials["operator"]["token"]) as client:
+                if method == "GET":
+                    return client.get(path)
+                if method == "PUT":
+                    return client.put(path, body or {})[1]
+                return client.post(path, body)[1]
+
+        return await asyncio.to_thread(call)
+
+    async def drop(
+        self,
+        quantity: int,
+        *,
+        limit: int = 1,
+        opens_in_s: float = -60,
+        closes_in_s: float = 3600,
+        wait: bool = True,
+    ) -> str:
+        """A new drop of program `test`; waits until the gate has it."""
+        drop_id = f"drop-{next(_numbers)}"
+        now = datetime.now(UTC)
+        await self.operate("PUT", "/v1/programs/test", {"name": "Test", "region": "370200"})
+        await self.operate(
+            "PUT",
+            "/v1/programs/test/templates/dining-20",
+            {"name": "20 off 60", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
+        )
+        await self.operate(
+            "PUT",
+            f"/v1/drops/{drop_id}",
+            {
+                "program_id": "test",
+                "template_id": "dining-20",
+                "quantity": quantity,
+                "per_person_limit": limit,
+                "opens_at": (now + timedelta(seconds=opens_in_s)).isoformat(),
+                "closes_at": (now + timedelta(seconds=closes_in_s)).isoformat(),
+                "partners": ["bank-a"],
+            },
+        )
+        if wait:
+            expected = "open" if opens_in_s <= 0 else "scheduled"
+
+            async def loaded() -> bool:
+                return bool((await self.operate("GET", f"/v1/drops/{drop_id}"))["state"] == expected)
+
+            await wait_until(loaded, f"{drop_id} is {expected}")
+        return drop_id
+
+    async def settled(self, drop_id: str) -> dict[str, Any]:
+        """The drop's figures once nothing is pending."""
+        figures: dict[str, Any] = {}
+
+        async def nothing_pending() -> bool:
+            figures.update(await self.operate("GET", f"/v1/drops/{drop_id}"))
+            return figures["pending"] == 0 and figures["state"] != "rebuilding"
+
+        await wait_until(nothing_pending, f"nothing of {drop_id} is pending")
+        return figures
+
+    async def no_drift(self) -> None:
+        """What `couponsvc check` checks, of every drop."""
+        pool = await open_pool(self.settings.postgres_dsn.get_secret_value())
+        redis = open_redis(self.settings.redis_url)
+        try:
+            wrong = [str(found) for found in await check(pool, redis, None) if not found.ok]
+            assert not wrong, wrong
+        finally:
+            await redis.aclose()
+            await pool.close()
+
+    async def start(self, name: str) -> None:
+        """Run a process of the service: `drain`, `drain2`, `reconcile` or `api`."""
+        stop = asyncio.Event()
+        self.running[name] = (stop, asyncio.create_task(self._run(name, stop), name=name))
+
+    async def _run(self, name: str, stop: asyncio.Event) -> None:
+        if name.startswith("api"):
+            await run_api(self.settings, stop)
+            return
+        stage = await (Drainer if name.startswith("drain") else Reconciler).open(self.settings)
+        try:
+            await stage.run(stop)
+        finally:
+            await stage.close()
+
+    async def stop(self, name: str) -> None:
+        stop, task = self.running.pop(name)
+        stop.set()
+        await asyncio.wait_for(task, READY_S)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[Service]:
+    """A running service with one API process, one drainer, one reconciler."""
+    port = free_port()
+    settings = settings.model_copy(update={"port": port})
+    pool = await open_pool(settings.postgres_dsn.get_secret_value())
+    credentials = await create_development_credentials(
+        pool, MasterKey.from_base64(settings.master_key.get_secret_value())
+    )
+    await pool.close()
+    assert credentials is not None
+    running = Service(settings, f"http://127.0.0.1:{port}", credentials)
+    for name in ("drain", "reconcile", "api"):
+        await running.start(name)
+
+    async def ready() -> bool:
+        with contextlib.suppress(Exception):
+            await running.operate("GET", "/readyz")
+            return True
+        return False
+
+    await wait_until(ready, "the service is ready")
+    yield running
+    for name in list(running.running):
+        await running.stop(name)
