@@ -170,6 +170,8 @@ class GateConnection:
         if found != self._blessed:
             message = f"the Redis server with run id {found.run_id[:12]} has not been checked yet"
             raise _Unblessed(message)
+        await connection.send_command("SCRIPT", "LOAD", SCRIPT.source)
+        await connection.read_response()
 
     async def _drop(self, problem: str, reason: str) -> None:
         connection, self._connection = self._connection, None
