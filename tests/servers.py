@@ -159,28 +159,34 @@ class PostgresServer:
 
 def children() -> dict[int, str]:
     """Living child processes of ours, by pid, with their command line (Linux)."""
-    found = {}
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            pids = (task / "children").read_text().split()
-        except OSError:
-            continue
-        for pid in pids:
-            try:
-                state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if state != "Z":
-                found[int(pid)] = command
-    return found
+    pids = [
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in _read(task / "children").decode().split()
+    ]
+    return {
+        pid: _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode() for pid in pids if alive(pid)
+    }
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and has not ended (a zombie has)."""
+    status = _read(Path(f"/proc/{pid}/stat"))
+    return bool(status) and status.rpartition(b")")[2].split()[0] != b"Z"
 
 
 def wait_until_gone(pids: Iterable[int], *, patience_s: float = 2.0) -> list[int]:
-    """The pids that still exist after `patience_s`."""
+    """The pids that still live after `patience_s`."""
     give_up_at = time.monotonic() + patience_s
-    remaining = list(pids)
+    remaining = [pid for pid in pids if alive(pid)]
     while remaining and time.monotonic() < give_up_at:
-        remaining = [pid for pid in remaining if pid in children()]
         time.sleep(0.01)
+        remaining = [pid for pid in remaining if alive(pid)]
     return remaining
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended while we looked
+        return b""
