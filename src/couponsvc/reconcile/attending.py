@@ -1,0 +1,170 @@
+"""The continuous look: loads what is not loaded, applies what is behind, finds drift and mends it."""
+
+import dataclasses
+from collections import Counter
+from time import monotonic
+from typing import Final
+
+import asyncpg
+from redis.asyncio import Redis
+
+from couponsvc.gate.definition import DefinitionResult, apply_definition
+from couponsvc.gate.loading import LoadIncomplete
+from couponsvc.reconcile import metrics
+from couponsvc.reconcile.holders import compare_holders
+from couponsvc.reconcile.judging import Finding, Kind
+from couponsvc.reconcile.looking import Look, take_looks
+from couponsvc.reconcile.proofs import prove_numbers, prove_outbox
+from couponsvc.reconcile.rebuild import Overtaken, open_new_drop, rebuild
+from couponsvc.reconcile.snapshot import Pool
+from couponsvc.support import logs
+
+PROOF_LOOKS_COUNT: Final = 3
+"""Looks in a row that must agree before a drop in motion counts as wrong."""
+REBUILD_PAUSES_S: Final = (0, 1, 5, 30)
+"""Before the next rebuild of a drop that was rebuilt and is still wrong: its cause is elsewhere."""
+
+log = logs.get("reconcile")
+
+
+@dataclasses.dataclass
+class Attention:
+    """What the reconciler remembers of one drop from look to look."""
+
+    seen_loaded: bool = False
+    streaks: Counter[Kind] = dataclasses.field(default_factory=Counter)
+    rebuild_count: int = 0
+    not_before: float = 0.0
+    epoch: int = 0
+    numbers_seq: int = 0
+    outbox_seq: int = 0
+    holders_seq: int = 0
+
+
+@dataclasses.dataclass
+class ReconcileCounts:
+    """What one round did, by number of drops."""
+
+    standby: bool = False
+    """Another reconciler leads; nothing was done."""
+    blessed: bool = False
+    """An unknown server was checked and blessed."""
+    looked_at: int = 0
+    loaded: int = 0
+    defined: int = 0
+    drifting: int = 0
+    """Proven to be wrong, whether or not they could be mended."""
+    rebuilt: int = 0
+
+
+class Attendant:
+    """Attends to the drops of one shard on a blessed server."""
+
+    def __init__(self, pool: "Pool[asyncpg.Record]", redis: Redis, shard: int) -> None:
+        self._pool: Final = pool
+        self._redis: Final = redis
+        self._shard: Final = shard
+        self._attention: Final[dict[int, Attention]] = {}
+
+    async def look_at_all(self, counts: ReconcileCounts) -> None:
+        """Look at every drop once and mend what is proven wrong.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of
+                the two cannot be asked.
+        """
+        for look in await take_looks(self._pool, self._redis, self._shard):
+            attention = self._attention.setdefault(look.ledger.drop.drop_no, Attention())
+            await self._attend(look, attention, counts)
+            counts.looked_at += 1
+        metrics.LAST_LOOK.set_to_current_time()
+
+    async def _attend(self, look: Look, attention: Attention, counts: ReconcileCounts) -> None:
+        drop = look.ledger.drop
+        if look.epoch_moved:
+            return
+        if look.never_open and not attention.seen_loaded:
+            if await open_new_drop(self._pool, self._redis, drop):
+                counts.loaded += 1
+            return
+        attention.seen_loaded = attention.seen_loaded or look.loaded
+        if look.loaded and look.behind:
+            result = await apply_definition(self._redis, drop)
+            counts.defined += result is DefinitionResult.APPLIED
+            if not (result is DefinitionResult.CONFLICT and look.at_rest):
+                return
+            detail = "the quantity of Postgres is below what Redis granted, and nothing is pending"
+            proven = [Finding(Kind.DEFINITION, 1, detail)]
+        else:
+            proven = self._proven(look, look.judge() or await self._prove(look, attention), attention)
+        metrics.DRIFT.labels(drop.drop_id).set(sum(finding.amount for finding in proven))
+        if proven:
+            counts.drifting += 1
+            await self._mend(look, proven, attention, counts)
+        elif not attention.streaks:
+            attention.rebuild_count = 0
+
+    @staticmethod
+    def _proven(look: Look, findings: list[Finding], attention: Attention) -> list[Finding]:
+        """Those that hold: exact at rest or where nothing is loaded, otherwise seen often in a row."""
+        kinds = {finding.kind for finding in findings}
+        attention.streaks = Counter({kind: attention.streaks[kind] + 1 for kind in kinds})
+        if look.at_rest or not look.loaded:
+            return findings
+        return [finding for finding in findings if attention.streaks[finding.kind] >= PROOF_LOOKS_COUNT]
+
+    async def _prove(self, look: Look, attention: Attention) -> list[Finding]:
+        """I3, I7 and I8 of what was issued since the last look; everything at the first look."""
+        drop, issued = look.ledger.drop, look.ledger.issued
+        if issued < attention.numbers_seq:  # Postgres was restored from an older copy
+            attention.numbers_seq = attention.outbox_seq = attention.holders_seq = 0
+        if drop.epoch != attention.epoch:
+            attention.epoch, attention.holders_seq = drop.epoch, 0
+        findings: list[Finding] = []
+        if attention.numbers_seq < issued:
+            numbers = await prove_numbers(self._pool, drop.drop_no, attention.numbers_seq)
+            attention.numbers_seq = numbers.proven_seq
+            findings += numbers.findings
+        if attention.outbox_seq < issued:
+            outbox = await prove_outbox(self._pool, drop.drop_no, attention.outbox_seq)
+            attention.outbox_seq = outbox.proven_seq
+            findings += outbox.findings
+        if look.at_rest and attention.holders_seq < issued:
+            findings += await self._prove_holders(look, attention)
+        return findings
+
+    async def _prove_holders(self, look: Look, attention: Attention) -> list[Finding]:
+        drop = look.ledger.drop
+        drift = await compare_holders(
+            self._pool, self._redis, drop, at_rest=False, after_seq=attention.holders_seq
+        )
+        if drift.missing or drift.differing:
+            detail = f"{drift.missing} of {drift.row_count} have no holder, {drift.differing} another note"
+            return [Finding(Kind.HOLDERS, drift.missing + drift.differing, detail)]
+        attention.holders_seq = look.ledger.issued
+        return []
+
+    async def _mend(
+        self, look: Look, proven: list[Finding], attention: Attention, counts: ReconcileCounts
+    ) -> None:
+        drop = look.ledger.drop
+        if monotonic() < attention.not_before:
+            return
+        for finding in proven:
+            log.error(
+                "drift", drop_id=drop.drop_id, kind=finding.kind, amount=finding.amount, detail=finding.detail
+            )
+        pause_s = REBUILD_PAUSES_S[min(attention.rebuild_count, len(REBUILD_PAUSES_S) - 1)]
+        attention.rebuild_count += 1
+        attention.not_before = monotonic() + pause_s
+        if not any(finding.kind.mended_by_rebuild for finding in proven):
+            return
+        try:
+            await rebuild(self._pool, self._redis, drop, look.after.published)
+        except Overtaken as overtaken:
+            log.info("rebuild given up", drop_id=drop.drop_id, reason=str(overtaken))
+        except LoadIncomplete as error:
+            log.error("drop stays closed", drop_id=drop.drop_id, reason=str(error))  # noqa: TRY400 - a trace adds nothing
+        else:
+            counts.rebuilt += 1
+            attention.streaks.clear()

@@ -1,0 +1,81 @@
+"""The holders of a drop: streamed from Postgres in chunks, compared with Redis note by note."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+from redis.asyncio import Redis
+
+from couponsvc import limits
+from couponsvc.reconcile.snapshot import QUERIES, Pool
+from couponsvc.values import keys
+from couponsvc.values.drop import Drop
+from couponsvc.values.grab import holder_of
+from couponsvc.values.note import holder_field, write_note
+
+
+class HolderDrift(NamedTuple):
+    """How the vouchers of Postgres compare with the holders of Redis (invariant I8)."""
+
+    row_count: int
+    """Vouchers in Postgres."""
+    missing: int
+    """Vouchers whose field is not there."""
+    differing: int
+    """Vouchers whose field says something else."""
+
+
+async def stream_holders(
+    pool: "Pool[asyncpg.Record]", drop_no: int, after_seq: int = 0
+) -> AsyncIterator[list[str]]:
+    """The holders of a drop's vouchers, in chunks of `field, note, field, note, …`.
+
+    All chunks are of one snapshot of Postgres; vouchers up to number `after_seq` are left out.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
+    """
+    async with (
+        pool.acquire() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        cursor = await connection.cursor(QUERIES["stream_vouchers"], drop_no, after_seq)
+        while rows := await cursor.fetch(limits.LOAD_CHUNK_COUNT):
+            chunk: list[str] = []
+            for ordinal, partner_no, person_token, out_request_no, seq, issued_ms, code in rows:
+                chunk.append(holder_field(ordinal, holder_of(partner_no, person_token)))
+                chunk.append(write_note(out_request_no, seq, issued_ms, code))
+            yield chunk
+
+
+async def compare_holders(
+    pool: "Pool[asyncpg.Record]", redis: Redis, drop: Drop, *, at_rest: bool, after_seq: int = 0
+) -> HolderDrift:
+    """Look up every voucher of Postgres after number `after_seq` among the holders of Redis.
+
+    At rest a note must be the committed one; in motion it may still be the pending one, because
+    an acknowledgement follows its commit.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of the
+            two cannot be asked.
+    """
+    key = keys.holders_key(drop.shard, drop.drop_no, drop.epoch)
+    row_count = missing = differing = 0
+    async for chunk in stream_holders(pool, drop.drop_no, after_seq):
+        fields, expected = chunk[::2], [note.encode() for note in chunk[1::2]]
+        found: Sequence[bytes | None] = await _fields_of(redis, key, fields)
+        row_count += len(fields)
+        if found == expected:
+            continue
+        for note, wanted in zip(found, expected, strict=True):
+            if note is None:
+                missing += 1
+            elif note != wanted and (at_rest or note != wanted.split(b" ", 1)[0]):
+                differing += 1
+    return HolderDrift(row_count, missing, differing)
+
+
+async def _fields_of(redis: Redis, key: str, fields: list[str]) -> list[bytes | None]:
+    reply: Any = await redis.hmget(key, fields)
+    return list(reply)

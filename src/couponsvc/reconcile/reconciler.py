@@ -1,0 +1,177 @@
+"""The reconciler process: blesses servers, looks at drops, one reconciler of a shard at a time."""
+
+import asyncio
+import contextlib
+from time import monotonic
+from typing import Any, Final, Self
+
+import asyncpg
+from redis.exceptions import RedisError
+
+from couponsvc import limits
+from couponsvc.reconcile.attending import Attendant, ReconcileCounts
+from couponsvc.reconcile.blessing import ServerChanged, bless_server
+from couponsvc.reconcile.identity import NotMaster, read_blessing, read_identity
+from couponsvc.reconcile.snapshot import QUERIES, Pool
+from couponsvc.settings import Settings
+from couponsvc.support import logs
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from couponsvc.values import keys
+
+LEAD_LOCK_KEY: Final = 0x63737263
+"""First half of the advisory lock ("csrc"); the second is the shard."""
+FRESH_CONNECTION_S: Final = 1.0
+"""A server is asked who it is on a connection younger than this: an old one may lead to a server
+that clients are no longer sent to."""
+REDIS_CONNECTIONS: Final = 4
+POSTGRES_CONNECTIONS: Final = 4
+"""The lock's, a cursor's, and room for the queries beside them."""
+
+AWAY: Final = (
+    RedisError,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    NotMaster,
+    ServerChanged,
+)
+"""What passes by itself when a server comes back; anything else is a bug and ends the process."""
+
+log = logs.get("reconcile")
+
+
+class Reconciler:
+    """Keeps Redis in agreement with Postgres, on one shard.
+
+    Any number may run: a lock in Postgres lets one act at a time. That is for quiet only;
+    correctness rests on epochs and on compare-and-set, whoever acts.
+    """
+
+    def __init__(self, settings: Settings, pool: "Pool[asyncpg.Record]") -> None:
+        self._settings: Final = settings
+        self._pool: Final = pool
+        self._shard: Final = settings.shard
+        self._redis: Final = open_redis(settings.redis_url, max_connections=REDIS_CONNECTIONS)
+        self._doorbell: Final = open_redis(settings.redis_url, max_connections=1)
+        self._doorbell_since = 0.0
+        self._attendant: Final = Attendant(pool, self._redis, self._shard)
+        self._lock: Any = None  # the connection that holds it; asyncpg's proxy has no public type
+        self._trouble = ""
+        self._wake: Final = asyncio.Event()
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Connect to Postgres; Redis is connected to at first use.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be reached.
+        """
+        dsn = settings.postgres_dsn.get_secret_value()
+        return cls(settings, await open_pool(dsn, max_size=POSTGRES_CONNECTIONS))
+
+    async def run_once(self) -> ReconcileCounts:
+        """One whole round: bless the server where needed, then look at every drop.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of the
+                two cannot be asked.
+            NotMaster, ServerChanged: nothing was blessed; try again.
+        """
+        counts = ReconcileCounts()
+        if await self._leads():
+            counts.blessed = await self._bless_if_unknown()
+            await self._attendant.look_at_all(counts)
+        else:
+            counts.standby = True
+        return counts
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch until `stop` is set; servers that are away are waited for."""
+        listening = asyncio.create_task(self._listen(), name="reconcile-listen")
+        look_at = 0.0
+        try:
+            while not stop.is_set():
+                try:
+                    look_at = await self._watch(look_at)
+                    self._report(None)
+                except AWAY as error:
+                    self._report(error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), limits.BLESS_EVERY_MS / 1000)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Give up the lock and close every connection."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(*AWAY):
+                await self._pool.release(lock)
+        self._pool.terminate()
+        await self._redis.aclose()
+        await self._doorbell.aclose()
+
+    async def _watch(self, look_at: float) -> float:
+        """Bless where needed; look where it is time. When to look next, by `monotonic`."""
+        if not await self._leads():
+            return look_at
+        blessed = await self._bless_if_unknown()
+        if not (blessed or self._wake.is_set() or monotonic() >= look_at):
+            return look_at
+        self._wake.clear()
+        await self._attendant.look_at_all(ReconcileCounts())
+        return monotonic() + limits.RECONCILE_EVERY_MS / 1000
+
+    async def _leads(self) -> bool:
+        if self._lock is not None:
+            if not self._lock.is_closed():
+                return True
+            await self._pool.release(self._lock)
+            self._lock = None
+        connection = await self._pool.acquire()
+        if await connection.fetchval(QUERIES["try_lead"], LEAD_LOCK_KEY, self._shard):
+            self._lock = connection
+            log.info("leads", shard=self._shard)
+            return True
+        await self._pool.release(connection)
+        return False
+
+    async def _bless_if_unknown(self) -> bool:
+        if monotonic() - self._doorbell_since > FRESH_CONNECTION_S:
+            await self._doorbell.connection_pool.disconnect()
+            self._doorbell_since = monotonic()
+        server = await read_identity(self._doorbell)
+        previous = await read_blessing(self._pool, self._shard)
+        if server == previous:
+            return False
+        log.warning("redis server is unknown", run_id=server.run_id, previous=previous and previous.run_id)
+        await bless_server(self._pool, self._redis, self._shard, server, previous)
+        return True
+
+    async def _listen(self) -> None:
+        """Wake the watch when somebody says that a drop changed; without it, the look is only later."""
+        client = open_redis(self._settings.redis_url, socket_timeout_s=None, max_connections=1)
+        try:
+            while True:
+                try:
+                    async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                        await subscription.subscribe(keys.control_channel(self._shard))
+                        async for _ in subscription.listen():
+                            self._wake.set()
+                except (RedisError, OSError):
+                    await asyncio.sleep(limits.RECONCILE_EVERY_MS / 1000)
+        finally:
+            await client.aclose()
+
+    def _report(self, error: BaseException | None) -> None:
+        """Say once what is wrong, and once that it is over; not five times a second."""
+        trouble = type(error).__name__ if error else ""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            if error:
+                log.warning("cannot reconcile", error=trouble, reason=str(error))
+            else:
+                log.info("reconciles again")

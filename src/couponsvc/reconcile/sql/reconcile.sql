@@ -1,0 +1,88 @@
+-- name: read_drops :many
+-- Drops of a shard with their counters, as `ledger.drops.drop_of` reads them; without partners,
+-- because nothing in Redis depends on who may grab.
+-- Params: $1 smallint shard, $2 int[] drop_no or null for all
+SELECT
+  d.drop_no, d.drop_id, p.program_id, d.template_id, p.region, d.shard, d.epoch, d.version,
+  d.status, d.quantity, d.per_person_limit,
+  (extract(epoch FROM d.opens_at) * 1000)::bigint AS opens_ms,
+  (extract(epoch FROM d.closes_at) * 1000)::bigint AS closes_ms,
+  d.face_value_fen, d.min_spend_fen, d.valid_for_ms, '{}'::int[] AS partners, d.issued
+FROM drops d
+JOIN programs p USING (program_no)
+WHERE d.shard = $1 AND ($2::int[] IS NULL OR d.drop_no = ANY ($2::int[]))
+ORDER BY d.drop_no;
+
+-- name: find_drop_no :value
+-- Number of a drop by its name.
+-- Params: $1 text drop_id
+SELECT drop_no FROM drops WHERE drop_id = $1;
+
+-- name: raise_epoch :value
+-- Close an epoch for ever: from this commit on its grants are refused, so the drop's vouchers
+-- stand still. The new epoch is above whatever Redis has published.
+-- Params: $1 int drop_no, $2 int epoch that was read, $3 int epoch published in Redis
+UPDATE drops SET epoch = greatest(epoch, $3::int) + 1 WHERE drop_no = $1 AND epoch = $2 RETURNING epoch;
+
+-- name: stream_vouchers :many
+-- What each holder holds, through a cursor; in the order of the primary key.
+-- Params: $1 int drop_no, $2 int after_seq
+SELECT
+  ordinal, partner_no, person_token, out_request_no, seq,
+  (extract(epoch FROM issued_at) * 1000)::bigint AS issued_ms, code
+FROM vouchers
+WHERE drop_no = $1 AND seq > $2
+ORDER BY seq;
+
+-- name: prove_numbers :one
+-- Vouchers after a number that was proven before: how many, and the highest (I3).
+-- Params: $1 int drop_no, $2 int proven_seq
+SELECT
+  d.issued,
+  (SELECT count(*) FROM vouchers v WHERE v.drop_no = $1 AND v.seq > $2)::int AS count_after,
+  coalesce((SELECT max(v.seq) FROM vouchers v WHERE v.drop_no = $1), 0) AS highest_seq
+FROM drops d
+WHERE d.drop_no = $1;
+
+-- name: prove_outbox :one
+-- Whether the events after a number that was proven before tile the numbers up to `issued` (I7):
+-- how many events do not begin where the one before ended, and where the last one ends.
+-- Params: $1 int drop_no, $2 int proven_seq
+SELECT
+  d.issued,
+  (SELECT count(*) FILTER (WHERE e.first_seq <> coalesce(e.previous_seq, $2) + 1)::int
+   FROM (
+     SELECT o.first_seq, lag(o.last_seq) OVER (ORDER BY o.first_seq) AS previous_seq
+     FROM outbox o
+     WHERE o.drop_no = $1 AND o.first_seq > $2
+   ) e) AS break_count,
+  (SELECT coalesce(sum(o.last_seq - o.first_seq + 1), 0)::int
+   FROM outbox o
+   WHERE o.drop_no = $1 AND o.first_seq > $2) AS told_count
+FROM drops d
+WHERE d.drop_no = $1;
+
+-- name: read_blessing :one
+-- The server that was checked last.
+-- Params: $1 smallint shard
+SELECT run_id, replication_id FROM blessings WHERE shard = $1;
+
+-- name: bless_first :value
+-- Bless the first server of a shard; nothing where another reconciler was faster.
+-- Params: $1 smallint shard, $2 text run_id, $3 text replication_id
+INSERT INTO blessings (shard, run_id, replication_id) VALUES ($1, $2, $3)
+ON CONFLICT (shard) DO NOTHING
+RETURNING shard;
+
+-- name: bless_next :value
+-- Bless another server, if the one blessed before is still the one that the check began with.
+-- Params: $1 smallint shard, $2 text run_id, $3 text replication_id, $4 text previous run_id,
+-- $5 text previous replication_id
+UPDATE blessings SET run_id = $2, replication_id = $3, blessed_at = now()
+WHERE shard = $1 AND run_id = $4 AND replication_id = $5
+RETURNING shard;
+
+-- name: try_lead :value
+-- Take the lock by which one reconciler of a shard acts at a time. It ends with the session.
+-- Params: $1 int key, $2 int shard
+SELECT pg_try_advisory_lock($1, $2);
