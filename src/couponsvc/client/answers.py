@@ -55,12 +55,26 @@ _refusal_decoder = msgspec.json.Decoder(Refusal)
 
 
 class Answer:
-    """One answer, or the lack of one (`status` 0, outcome `lost`). Read-only by convention."""
+    """One answer, or the lack of one (`status` 0, outcome `lost`). Read-only by convention.
 
-    def __init__(self, status: int, body: bytes, retry_after_s: float | None = None) -> None:
+    `sent_ns` and `settled_ns` are this machine's clock (Unix time) when the request was handed to
+    the system and when the answer was complete or given up; waiting for a connection is not in it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        retry_after_s: float | None = None,
+        *,
+        sent_ns: int = 0,
+        settled_ns: int = 0,
+    ) -> None:
         self.status: Final = status
         self.body: Final = body
         self.retry_after_s: Final = retry_after_s
+        self.sent_ns: Final = sent_ns
+        self.settled_ns: Final = settled_ns
 
     @cached_property
     def outcome(self) -> str:

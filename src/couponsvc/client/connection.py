@@ -6,6 +6,7 @@ per request. A request is bytes made by the caller; the answer arrives in a futu
 """
 
 import asyncio
+from time import time_ns
 from typing import Final, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -31,6 +32,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body = b""
         self._retry_after_s: float | None = None
+        self._sent_ns = 0
         self.busy_since = 0.0
 
     @property
@@ -39,7 +41,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and self._waiting is None and not self._transport.is_closing()
 
     async def exchange(self, request: bytes) -> Answer:
-        """Send a request and wait for its answer; `NO_ANSWER` if the connection ends before."""
+        """Send a request and wait for its answer; it is `lost` if the connection ends before."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return NO_ANSWER
@@ -47,6 +49,7 @@ class Connection(asyncio.Protocol):
         waiting: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting = waiting
         self.busy_since = self._loop.time()
+        self._sent_ns = time_ns()
         transport.write(request)
         try:
             return await waiting
@@ -54,22 +57,28 @@ class Connection(asyncio.Protocol):
             self.abort()  # the answer to come would be taken for the next request's
             raise
 
-    def hang_up_after(self, request: bytes) -> None:
+    def hang_up_after(self, request: bytes) -> Answer:
         """Send a request and close without reading: what a client does that loses the network."""
-        if self._transport is not None:
-            self._transport.write(request)
-            self._transport.close()
+        if self._transport is None:
+            return NO_ANSWER
+        self._sent_ns = time_ns()
+        self._transport.write(request)
+        self._transport.close()
+        return self._lost()
 
     def abort(self) -> None:
-        """Give up: whoever waits gets `NO_ANSWER`."""
+        """Give up: the answer that somebody waits for is lost."""
         if self._transport is not None:
             self._transport.abort()
-        self._settle(NO_ANSWER)
+        self._settle(self._lost())
 
     def close(self) -> None:
         """Close in order."""
         if self._transport is not None:
             self._transport.close()
+
+    def _lost(self) -> Answer:
+        return Answer(0, b"", sent_ns=self._sent_ns, settled_ns=time_ns())
 
     def _settle(self, answer: Answer) -> None:
         waiting, self._waiting = self._waiting, None
@@ -92,7 +101,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - given by asyncio
         """Tell whoever waits that no answer will come."""
         self._transport = None
-        self._settle(NO_ANSWER)
+        self._settle(self._lost())
 
     # --- httptools ----------------------------------------------------------------------------
     def on_message_begin(self) -> None:
@@ -117,7 +126,9 @@ class Connection(asyncio.Protocol):
             return
         if not self._parser.should_keep_alive():
             self.close()
-        self._settle(Answer(self._parser.get_status_code(), self._body, self._retry_after_s))
+        status = self._parser.get_status_code()
+        answer = Answer(status, self._body, self._retry_after_s, sent_ns=self._sent_ns, settled_ns=time_ns())
+        self._settle(answer)
 
 
 def split_url(base_url: str) -> SplitResult:

@@ -102,16 +102,21 @@ class GrabClient:
         path = f"/v1/drops/{drop_id}/grabs/{quote(out_request_no, safe='')}".encode()
         return await self._exchange(self._request(b"GET", path, b""))
 
-    async def abandon_grab(self, drop_id: str, person_token: str, out_request_no: str) -> None:
+    async def abandon_grab(self, drop_id: str, person_token: str, out_request_no: str) -> Answer:
         """Send a grab and lose the connection before the answer: a fault, for demos and tests.
+
+        Returns:
+            Always `lost`.
 
         Raises:
             Unreachable: no connection could be made; nothing was sent.
         """
         connection = await self._take()
         self.requests_count += 1
-        connection.hang_up_after(self.grab_request(drop_id, person_token, out_request_no))
-        self._give_back(connection)
+        try:
+            return connection.hang_up_after(self.grab_request(drop_id, person_token, out_request_no))
+        finally:
+            self._give_back(connection)
 
     def grab_request(
         self,

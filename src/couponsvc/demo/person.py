@@ -1,0 +1,139 @@
+"""How people press: early, twice, with lost answers, through a partner's bug, and too late."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from hashlib import blake2s
+from typing import Final
+
+from couponsvc.client import Answer, GrabClient, Unreachable
+from couponsvc.client.answers import (
+    LOST,
+    NO_ANSWER,
+    NOT_STARTED,
+    PENDING,
+    PERSON_LIMIT,
+    SOLD_OUT,
+    UNKNOWN_REQUEST,
+)
+from couponsvc.demo import plan as shares
+from couponsvc.demo.plan import CrowdPlan
+from couponsvc.demo.records import Press, Why, press_of
+
+_OPEN: Final = frozenset({0, 202, 429, 500, 502, 503, 504})
+"""The number has no answer yet."""
+_PAUSE_FIRST_S: Final = 0.05
+_PAUSE_MAX_S: Final = 1.0
+
+
+class People:
+    """The persons of one client process, and what they were told."""
+
+    def __init__(self, client: GrabClient, plan: CrowdPlan) -> None:
+        self._client: Final = client
+        self._plan: Final = plan
+        self._random: Final = random.Random(plan.seed)  # noqa: S311 - people, not secrets
+        self._gone: set[str] = set()
+        """Drops that somebody here has seen sold out: nothing is left that a lost answer could hide."""
+        self.presses: list[Press] = []
+        self.outcomes: Counter[str] = Counter()
+
+    async def rush(self) -> None:
+        """Let everybody press: some early, most at the opening, some late."""
+        count = self._plan.persons_count
+        early = range(int(count * shares.EARLY_SHARE))
+        late = range(count - int(count * shares.LATE_SHARE), count)
+        before = [asyncio.create_task(self._live(index, Why.EARLY)) for index in early]
+        await self._sleep_until_opening()
+        await asyncio.gather(self._side_by_side(range(early.stop, late.start)), *before)
+        await self._side_by_side(late)
+
+    async def _side_by_side(self, indexes: range) -> None:
+        coming = iter(indexes)
+
+        async def lane() -> None:
+            for index in coming:
+                await self._live(index, Why.FIRST)
+
+        await asyncio.gather(*(lane() for _ in range(self._plan.connections_count)))
+
+    async def _sleep_until_opening(self, early_s: float = 0.0) -> None:
+        remaining_s = (self._plan.opens_ns - time.time_ns()) / 1e9 - early_s
+        if remaining_s > 0:
+            await asyncio.sleep(remaining_s)
+
+    async def _live(self, index: int, why: Why) -> None:
+        """Try the denominations in order of preference until one is won or nothing can come back."""
+        if why is Why.EARLY:
+            await self._sleep_until_opening(self._random.uniform(0, shares.EARLY_S))
+        serial = self._plan.first_person + index
+        token = f"p-{blake2s(f'{self._plan.run}:{serial}'.encode(), digest_size=8).hexdigest()}"
+        (order,) = self._random.choices(shares.PREFERENCES, shares.PREFERENCE_SHARES)
+        tries = 0
+        for _ in range(shares.ROUNDS_MAX_COUNT):
+            may_come_back = False
+            for place in order:
+                tries += 1
+                drop_id = self._plan.drop_ids[place]
+                answer = await self._ask(drop_id, token, f"{self._plan.run}-{serial}-{tries}", why)
+                if answer.confirmed or answer.outcome == PERSON_LIMIT:
+                    return
+                may_come_back |= answer.retryable
+            if not may_come_back:
+                return
+            await asyncio.sleep(shares.COME_BACK_S * (0.5 + self._random.random()))
+
+    async def _ask(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
+        double = None
+        if self._random.random() < shares.DOUBLE_SHARE:
+            double = asyncio.create_task(self._settle(drop_id, token, f"{number}b", Why.DOUBLE))
+        if drop_id not in self._gone and self._random.random() < shares.DROPPED_SHARE:
+            await self._press(drop_id, token, number, Why.DROPPED)
+            await asyncio.sleep(self._random.random() * shares.DROPPED_PAUSE_S)
+            why = Why.RETRY
+        answer = await self._settle(drop_id, token, number, why)
+        if answer.confirmed and self._random.random() < shares.MISMATCH_SHARE:
+            await self._settle(drop_id, f"{token}-other", number, Why.MISMATCH)
+        if double is not None:
+            second = await double
+            answer = second if second.confirmed else answer
+        if answer.outcome == SOLD_OUT:
+            self._gone.add(drop_id)
+        return answer
+
+    async def _settle(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
+        """Press until there is an answer, always with the same number."""
+        again = why if why is Why.MISMATCH else Why.RETRY
+        pause_s = _PAUSE_FIRST_S
+        answer = await self._press(drop_id, token, number, why)
+        for _ in range(shares.ATTEMPTS_MAX_COUNT):
+            if answer.outcome == NOT_STARTED:
+                await self._sleep_until_opening()
+            elif answer.status in _OPEN or answer.outcome == UNKNOWN_REQUEST:
+                await asyncio.sleep(max(answer.retry_after_s or 0.0, pause_s) * (0.5 + self._random.random()))
+                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+            else:
+                break
+            looking = answer.outcome == PENDING
+            answer = await self._press(drop_id, token, number, Why.LOOKED_UP if looking else again)
+        return answer
+
+    async def _press(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
+        """One request, written down."""
+        request: Awaitable[Answer]
+        if why is Why.DROPPED:
+            request = self._client.abandon_grab(drop_id, token, number)
+        elif why is Why.LOOKED_UP:
+            request = self._client.look_up(drop_id, number)
+        else:
+            request = self._client.grab(drop_id, token, number)
+        try:
+            answer = await request
+        except Unreachable:
+            self.outcomes["unreachable"] += 1
+            return NO_ANSWER
+        self.presses.append(press_of(drop_id, token, number, why, answer))
+        self.outcomes["dropped" if answer.outcome == LOST and why is Why.DROPPED else answer.outcome] += 1
+        return answer
