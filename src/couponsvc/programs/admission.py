@@ -117,9 +117,9 @@ async def create_partner(pool: Pool, actor: str, partner_id: str, name: str) -> 
         return partner_no
 
 
-async def list_partners(pool: Pool) -> Sequence[asyncpg.Record]:
+async def list_partners(pool: Pool) -> Sequence[Mapping[str, Any]]:
     """`partner_id`, `name`, `created_at`, `live_key_count` of every partner."""
-    return await pool.fetch(SQL["list_partners"])
+    return [dict(row) for row in await pool.fetch(SQL["list_partners"])]
 
 
 async def create_key(
@@ -135,7 +135,7 @@ async def create_key(
         return await _create(connection, master_key, actor, request)
 
 
-async def list_keys(pool: Pool, partner_id: str | None = None) -> Sequence[asyncpg.Record]:
+async def list_keys(pool: Pool, partner_id: str | None = None) -> Sequence[Mapping[str, Any]]:
     """Every credential, or a partner's, without anything secret.
 
     Raises:
@@ -143,7 +143,7 @@ async def list_keys(pool: Pool, partner_id: str | None = None) -> Sequence[async
     """
     if partner_id is not None and await pool.fetchval(SQL["find_partner"], partner_id) is None:
         raise Unknown("partner", partner_id)
-    return await pool.fetch(SQL["list_credentials"], partner_id)
+    return [dict(row) for row in await pool.fetch(SQL["list_credentials"], partner_id)]
 
 
 async def rotate_key(
