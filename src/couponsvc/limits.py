@@ -23,6 +23,8 @@ LEDGER_PAGE_MAX_COUNT: Final = 10_000
 """Vouchers in one page of the ledger export: about 4 MB of lines."""
 LOOKUP_PAGE_MAX_COUNT: Final = 100
 """Vouchers that a search by person answers with."""
+DEFINITIONS_PAGE_MAX_COUNT: Final = 500
+"""Programs or drops in one page of a list: about 200 kB."""
 
 # --- batching -----------------------------------------------------------------------------------
 BATCH_MAX_COUNT: Final = 512

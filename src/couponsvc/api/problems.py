@@ -32,7 +32,6 @@ def _problem(code: str, status: int, title: str, detail: str, *, retryable: bool
 CATALOGUE: Final[dict[str, Problem]] = {
     problem.code: problem
     for problem in (
-        _problem("invalid_json", 400, "Body is not JSON", "Send one JSON object in UTF-8."),
         _problem(
             "unauthenticated",
             401,
@@ -76,6 +75,13 @@ CATALOGUE: Final[dict[str, Problem]] = {
         _problem("rate_limited", 429, "Rate limited", "Wait as Retry-After says.", retryable=True),
         _problem("internal", 500, "Internal error", "Ask again with the same number.", retryable=True),
         _problem(
+            "not_ready",
+            503,
+            "Not ready",
+            "This process cannot serve yet; `missing` names what it lacks.",
+            retryable=True,
+        ),
+        _problem(
             "overloaded",
             503,
             "Overloaded",
@@ -105,6 +111,18 @@ CATALOGUE: Final[dict[str, Problem]] = {
         ),
     )
 }
+
+
+class ProblemAnswer(Exception):
+    """Ends a request with a problem of the catalogue."""
+
+    def __init__(self, code: str, detail: str | None = None, **members: object) -> None:
+        """Make the answer; `members` are added to the problem (see `render_problem`)."""
+        super().__init__(code)
+        self.code: Final = code
+        self.detail: Final = detail
+        self.members: Final = members
+
 
 RETRY_AFTER_S: Final = 1
 """For every 429 and 503: load passes, and a rebuild is short."""

@@ -1,0 +1,339 @@
+"""Bodies and answers of the API, strict: nothing unknown, nothing coerced, nothing twice."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from couponsvc import limits
+from couponsvc.api.handlers import describe_errors
+from couponsvc.api.problems import ProblemAnswer
+from couponsvc.values.drop import DropState
+from couponsvc.values.voucher import MAX_NUMBER
+
+SLUG_PATTERN: Final = "^[a-z0-9][a-z0-9-]{1,62}$"
+NAME_MAX_CHARS: Final = 200
+FEN_MAX: Final = 2**53 - 1
+"""Largest integer that every JSON reader keeps exactly (RFC 8259 §6)."""
+VALID_MAX_HOURS: Final = 24 * 366 * 10
+HOUR_MS: Final = 3_600_000
+PARTNERS_MAX_COUNT: Final = 1_000
+
+_MOMENT: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+).fullmatch
+_EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _parse_moment(value: object) -> object:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or _MOMENT(value) is None:
+        raise ValueError("write a moment with its offset, e.g. 2026-10-01T10:00:00+08:00")
+    moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    if not _EARLIEST <= moment < _LATEST:
+        raise ValueError("the moment is outside 2000 to 2199")
+    return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
+
+
+def _parse_name(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("control characters are not allowed")
+    return value
+
+
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) != len(value):
+        raise ValueError("names a partner twice")
+    return value
+
+
+Slug = Annotated[str, Field(pattern=SLUG_PATTERN)]
+Moment = Annotated[
+    datetime, BeforeValidator(_parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARS), AfterValidator(_parse_name)]
+Fen = Annotated[int, Field(le=FEN_MAX)]
+Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class ProgramBody(_Body):
+    """A government's mandate."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "青岛 2022 惠民消费券", "region": "370200"}]}
+    )
+    name: Name
+    region: Annotated[str, Field(pattern="^([0-9]{6})?$")] = ""
+    """Division code (GB/T 2260); empty: no restriction."""
+
+
+class TemplateBody(_Body):
+    """What a voucher is worth."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "餐饮 60 减 20",
+                    "face_value_fen": 2000,
+                    "min_spend_fen": 6000,
+                    "valid_for_hours": 48,
+                }
+            ]
+        }
+    )
+    name: Name
+    face_value_fen: Annotated[Fen, Field(ge=1)]
+    min_spend_fen: Annotated[Fen, Field(ge=0)]
+    valid_for_hours: Annotated[int, Field(ge=1, le=VALID_MAX_HOURS)]
+
+
+class DropBody(_Body):
+    """One opening of a stock of vouchers."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "program_id": "qingdao-2022",
+                    "template_id": "dining-20",
+                    "quantity": 8000,
+                    "per_person_limit": 1,
+                    "opens_at": "2026-10-01T02:00:00Z",
+                    "closes_at": "2026-10-01T12:30:00Z",
+                    "partners": ["bank-a"],
+                }
+            ]
+        }
+    )
+    program_id: Slug
+    template_id: Slug
+    quantity: Count
+    per_person_limit: Annotated[int, Field(ge=1, le=limits.PER_PERSON_LIMIT_MAX)]
+    opens_at: Moment
+    closes_at: Moment
+    partners: Annotated[
+        list[Slug],
+        Field(max_length=PARTNERS_MAX_COUNT, json_schema_extra={"uniqueItems": True}),
+        AfterValidator(_each_once),
+    ]
+
+    @model_validator(mode="after")
+    def _window_is_open(self) -> "DropBody":
+        if self.opens_at >= self.closes_at:
+            raise ValueError("closes_at must be later than opens_at")
+        return self
+
+
+class RestockBody(_Body):
+    """Compare-and-set: adds only where the quantity is still `current_quantity`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"current_quantity": 8000, "add": 500}]})
+    current_quantity: Count
+    add: Count
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class ProgramAnswer(_Answer):
+    """A program as it stands."""
+
+    program_id: Slug
+    name: str
+    region: str
+    created_at: Moment
+    updated_at: Moment
+
+
+class TemplateAnswer(_Answer):
+    """A template as it stands."""
+
+    program_id: Slug
+    template_id: Slug
+    name: str
+    face_value_fen: int
+    min_spend_fen: int
+    valid_for_hours: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class DropAnswer(_Answer):
+    """A drop as it stands: definition, terms and figures."""
+
+    drop_id: Slug
+    program_id: Slug
+    template_id: Slug
+    quantity: int
+    per_person_limit: int
+    opens_at: Moment
+    closes_at: Moment
+    partners: list[str]
+    """A partner sees itself only."""
+    face_value_fen: int
+    min_spend_fen: int
+    valid_for_hours: int
+    state: DropState
+    available: int
+    pending: int
+    issued: int
+    sold_out_at: Moment | None
+
+
+class DropSummary(_Answer):
+    """A drop in a list: its definition, and what Postgres knows of it."""
+
+    drop_id: Slug
+    program_id: Slug
+    template_id: Slug
+    quantity: int
+    per_person_limit: int
+    opens_at: Moment
+    closes_at: Moment
+    partners: list[str]
+    face_value_fen: int
+    min_spend_fen: int
+    valid_for_hours: int
+    issued: int
+    sold_out_at: Moment | None
+
+
+class ProgramList(_Answer):
+    """One page of programs; `next` is the `after` of the next page, null on the last."""
+
+    programs: list[ProgramAnswer]
+    next: str | None
+
+
+class TemplateList(_Answer):
+    """The templates of a program."""
+
+    templates: list[TemplateAnswer]
+
+
+class DropList(_Answer):
+    """One page of drops; `next` is the `after` of the next page, null on the last."""
+
+    drops: list[DropSummary]
+    next: str | None
+
+
+class VoucherAnswer(_Answer):
+    """A voucher. The receipt of issuance is byte-identical for ever."""
+
+    voucher_id: str
+    drop_id: Slug
+    seq: int
+    code: str
+    person_token: str
+    out_request_no: str
+    status: Literal["issued"]
+    face_value_fen: int
+    min_spend_fen: int
+    issued_at: Moment
+    valid_from: Moment
+    valid_until: Moment
+
+
+class VoucherList(_Answer):
+    """Vouchers that a person holds of a drop."""
+
+    vouchers: list[VoucherAnswer]
+
+
+class PendingAnswer(_Answer):
+    """Decided; the commit was not seen yet. Ask again at Location."""
+
+    status: Literal["pending"]
+    drop_id: Slug
+    out_request_no: str
+
+
+class ReadyAnswer(_Answer):
+    """The process can serve."""
+
+    status: Literal["ready"]
+    redis: str
+    postgres: str
+    version: str
+
+
+class AliveAnswer(_Answer):
+    """The process runs."""
+
+    status: Literal["alive"]
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457; docs/errors.md has a section for every `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    out_request_no: str | None = None
+    opens_at: Moment | None = None
+    resets_at: Moment | None = None
+    voucher: VoucherAnswer | None = None
+    missing: list[str] | None = None
+
+
+def read_body(raw: bytes, model: type[Model]) -> Model:
+    """Decode and check a body.
+
+    Raises:
+        ProblemAnswer: `invalid_request`, saying what to correct.
+    """
+    try:
+        json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise ProblemAnswer("invalid_request", describe_errors(error.errors(include_input=False))) from None
+    except UnicodeDecodeError:
+        raise ProblemAnswer("invalid_request", "The body is not UTF-8.") from None
+    except RecursionError:
+        raise ProblemAnswer("invalid_request", "The body is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        detail = f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        raise ProblemAnswer("invalid_request", detail) from None
+    except ValueError as error:
+        raise ProblemAnswer("invalid_request", str(error)) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a member given twice: readers disagree on which one counts (RFC 8259 §4)."""
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise ValueError(f"{name[:NAME_MAX_CHARS]} is given twice; send it once.")
+        members[name] = value
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON (RFC 8259 §6).")
