@@ -1,0 +1,274 @@
+"""The drainer: stream → ledger → confirmation, for one shard. Any number of them may run.
+
+Who is authoritative: Postgres. A grant is told to its waiter only after its commit is known, and
+leaves the stream only then. Whatever dies in between, at whatever point, leaves the entry on the
+stream; the next drainer commits it again and finds it committed.
+
+While batch k + 1 commits, the confirmations and the acknowledgement of batch k are on their way.
+"""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic, time
+from types import MappingProxyType
+from typing import Final, NamedTuple, Self
+
+import asyncpg
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from couponsvc import limits
+from couponsvc.ledger import codes, metrics
+from couponsvc.ledger.acknowledge import acknowledge_unread, publish_and_acknowledge
+from couponsvc.ledger.commit import Committer
+from couponsvc.ledger.failures import Backoff, contradicts_the_schema
+from couponsvc.ledger.grouping import Settled
+from couponsvc.ledger.inbox import Inbox, Unreadable, in_commits
+from couponsvc.ledger.stream import GrantStream, RawEntry
+from couponsvc.settings import Settings
+from couponsvc.support import logs
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from couponsvc.support.sealing import MasterKey
+from couponsvc.support.sql import Queries
+from couponsvc.values import keys
+from couponsvc.values.outcome import Verdict
+from couponsvc.values.wire import Entry
+
+READ_TIMEOUT_S: Final = limits.DRAIN_BLOCK_MS / 1000 + 4.0
+"""A read that waits as long as it may, plus what a living server needs at most."""
+OBSERVE_EVERY_S: Final = 1.0
+CLOSE_TIMEOUT_S: Final = 2.0
+
+_log = logs.get("couponsvc.ledger.drainer")
+_queries = Queries("couponsvc.ledger", "commit")
+_payload = msgspec.msgpack.Encoder().encode
+
+
+class DrainCounts(NamedTuple):
+    """What one turn of a drainer did."""
+
+    entries: int = 0
+    grants: int = 0
+    verdicts: Mapping[Verdict, int] = MappingProxyType({})
+    dead_letters: int = 0
+    acknowledged: int = 0
+    """Entries acknowledged by this turn; another drainer may have been first."""
+
+    @property
+    def committed(self) -> int:
+        """Grants that stand in Postgres, by this turn or an earlier one."""
+        return self.verdicts.get(Verdict.COMMITTED, 0)
+
+
+class Drainer:
+    """Settles the grants of one shard. `open`, then `run` or `run_once`, then `close`."""
+
+    def __init__(
+        self,
+        *,
+        shard: int,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        redis: Redis,
+        reader: Redis,
+        take_over_idle_ms: int,
+        unseal_code_key: Callable[[bytes], bytes],
+    ) -> None:
+        """Put a drainer together; `open` does it from settings.
+
+        Args:
+            shard: whose grants.
+            pool: to the ledger; closed with the drainer, as are both Redis clients.
+            redis: for confirmations and acknowledgements.
+            reader: for reads that wait.
+            take_over_idle_ms: after what idle time another drainer's entries are taken over.
+            unseal_code_key: opens a program's sealed code key.
+        """
+        self.consumer: Final = f"drainer-{secrets.token_hex(8)}"
+        """Unique per boot: a restarted drainer takes over from itself like from any other."""
+        self._shard = shard
+        self._pool = pool
+        self._redis = redis
+        self._reader = reader
+        self._stream = GrantStream(reader, keys.grants_key(shard), keys.GROUP, self.consumer)
+        self._inbox = Inbox(self._stream, take_over_idle_ms)
+        self._committer = Committer(pool, unseal_code_key)
+        self._acknowledging: asyncio.Task[int] | None = None
+        self._observe_at_s = 0.0
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Connect to Postgres; Redis is connected to at the first read.
+
+        Raises:
+            OSError, asyncpg.PostgresError: Postgres cannot be reached.
+            couponsvc.support.sealing.BadMasterKey: the master key is malformed.
+        """
+        master_key = MasterKey.from_base64(settings.master_key.get_secret_value())
+        pool = await open_pool(settings.postgres_dsn.get_secret_value(), max_size=2)
+        return cls(
+            shard=settings.shard,
+            pool=pool,
+            redis=open_redis(settings.redis_url, max_connections=2),
+            reader=open_redis(settings.redis_url, socket_timeout_s=READ_TIMEOUT_S, max_connections=1),
+            take_over_idle_ms=settings.take_over_idle_ms,
+            unseal_code_key=lambda sealed: master_key.open(sealed, codes.KEY_PURPOSE),
+        )
+
+    async def close(self) -> None:
+        """Finish the acknowledgement that is under way, leave the group, close the connections."""
+        with suppress(RedisError, OSError):
+            await self._acknowledged()
+            await self._stream.leave()
+        await self._committer.close()
+        await self._redis.aclose()
+        await self._reader.aclose()
+        try:
+            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def run_once(self) -> DrainCounts:
+        """Settle one delivery to its end; waits up to DRAIN_BLOCK_MS for one.
+
+        While Postgres is away it repeats the commit, with growing pauses.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: Redis is away. Call again; nothing is lost.
+        """
+        try:
+            counts = await self._turn(asyncio.Event(), limits.DRAIN_BLOCK_MS)
+            acknowledged = await self._acknowledged()
+        except (RedisError, OSError):
+            self._inbox.recover()
+            raise
+        return counts._replace(acknowledged=counts.acknowledged + acknowledged)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Settle deliveries until `stop` is set; rides out the absence of Redis and of Postgres."""
+        backoff = Backoff()
+        while not stop.is_set():
+            try:
+                await self._turn(stop, limits.DRAIN_BLOCK_MS)
+                await self._observe()
+                backoff.reset()
+            except (RedisError, OSError) as error:
+                metrics.acknowledge_failures.inc()
+                _log.warning("redis_away", error=type(error).__name__)
+                self._inbox.recover()
+                await _pause(stop, backoff.next_s())
+        with suppress(RedisError, OSError):
+            await self._acknowledged()
+
+    async def _turn(self, stop: asyncio.Event, block_ms: int) -> DrainCounts:
+        """Read, commit, and start to acknowledge; errors are Redis' only."""
+        delivery = await self._inbox.read(block_ms)
+        unreadable = list(delivery.unreadable)
+        settled: list[Settled] = []
+        acknowledged = 0
+        for batch in in_commits(delivery.entries):
+            done, refused = await self._commit_until_known(batch, stop)
+            unreadable += refused
+            settled += done
+            acknowledged += await self._acknowledged()
+            if done:
+                self._acknowledging = asyncio.create_task(
+                    publish_and_acknowledge(self._redis, self._shard, done)
+                )
+        if delivery.deleted:
+            await acknowledge_unread(self._redis, self._shard, delivery.deleted)
+        dead_letters = 0
+        for entry in unreadable:
+            dead_letters += await self._set_aside(entry)
+        return _count(settled)._replace(dead_letters=dead_letters, acknowledged=acknowledged)
+
+    async def _commit_until_known(
+        self, batch: Sequence[Entry], stop: asyncio.Event
+    ) -> tuple[list[Settled], list[Unreadable]]:
+        """Commit a batch; repeat while Postgres is away. Entries whose data it refuses come back."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._committer.commit(batch), []
+            except Exception as error:  # noqa: BLE001 - whatever it was, grants may not be given up
+                if contradicts_the_schema(error):
+                    return await self._commit_one_by_one(batch, error, stop)
+                metrics.repeats.inc()
+                _log.warning("commit_unknown", error=type(error).__name__, entries=len(batch))
+            await _pause(stop, backoff.next_s())
+            if stop.is_set():
+                return [], []  # the entries stay on the stream, in this consumer's list
+
+    async def _commit_one_by_one(
+        self, batch: Sequence[Entry], error: Exception, stop: asyncio.Event
+    ) -> tuple[list[Settled], list[Unreadable]]:
+        """Find the entry that Postgres refuses, so that the others do not wait for it."""
+        if len(batch) == 1:
+            constraint = getattr(error, "constraint_name", None) or ""
+            reason = f"refused by the ledger: {type(error).__name__} {constraint}".strip()
+            return [], [Unreadable(RawEntry(batch[0].entry_id.encode(), {}), reason)]
+        settled: list[Settled] = []
+        refused: list[Unreadable] = []
+        for entry in batch:
+            done, not_done = await self._commit_until_known([entry], stop)
+            settled += done
+            refused += not_done
+        return settled, refused
+
+    async def _set_aside(self, entry: Unreadable) -> int:
+        """Keep an entry as a dead letter once it was handed out often enough, else leave it.
+
+        Not at once, because a newer version that can read it may be about to start.
+        """
+        entry_id = entry.raw.entry_id.decode()
+        deliveries = await self._stream.deliveries(entry.raw.entry_id)
+        _log.error("entry_unreadable", entry_id=entry_id, reason=entry.reason, deliveries=deliveries)
+        if deliveries < limits.ATTEMPTS_MAX_COUNT:
+            return 0
+        try:
+            await self._pool.execute(
+                _queries["keep_dead_letter"], self._shard, entry_id, _payload(entry.raw.fields), entry.reason
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            _log.warning("dead_letter_waits", error=type(error).__name__)
+            return 0
+        await acknowledge_unread(self._redis, self._shard, [entry_id])
+        metrics.dead_letters.inc()
+        _log.error("dead_letter", entry_id=entry_id, shard=self._shard)
+        return 1
+
+    async def _acknowledged(self) -> int:
+        """Wait for the acknowledgement under way; how many entries it took off the stream."""
+        task, self._acknowledging = self._acknowledging, None
+        return await task if task else 0
+
+    async def _observe(self) -> None:
+        if monotonic() < self._observe_at_s:
+            return
+        self._observe_at_s = monotonic() + OBSERVE_EVERY_S
+        backlog = await self._redis.hget(keys.shard_key(self._shard), keys.BACKLOG_FIELD)
+        metrics.backlog.set(int(backlog or 0))
+
+
+def _count(settled: Sequence[Settled]) -> DrainCounts:
+    """Count the verdicts of a turn, here and in the metrics."""
+    if not settled:
+        metrics.pending_age_seconds.set(0)
+        return DrainCounts()
+    verdicts = Counter(c[1] for _, parts in settled for part in parts for c in part.confirmations)
+    for verdict, count in verdicts.items():
+        metrics.verdicts.labels(Verdict(verdict).name.lower()).inc(count)
+    oldest_ms = min(entry.granted_ms for entry, _ in settled)
+    metrics.pending_age_seconds.set(max(0.0, time() - oldest_ms / 1000))
+    by_verdict = {Verdict(verdict): count for verdict, count in verdicts.items()}
+    return DrainCounts(len(settled), verdicts.total(), by_verdict)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait, unless it is time to stop."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

@@ -1,0 +1,62 @@
+"""Tells which failures pass by themselves, so that the same batch is run again, unchanged."""
+
+import random
+from typing import Final
+
+import asyncpg
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MAX_S: Final = 2.0
+"""A server that is back is noticed within this; a restart takes longer than the first steps."""
+
+
+def contradicts_the_schema(error: BaseException) -> bool:
+    """Whether Postgres refuses the data themselves: repeating them can never succeed.
+
+    Everything else (the server is away, restarting, out of disk, read-only, too slow, a lock not
+    given) may pass, and grants wait for it: giving up would break a promise.
+    """
+    return isinstance(
+        error,
+        asyncpg.DataError
+        | asyncpg.exceptions._base.DataError  # noqa: SLF001 - what encoding arguments raises; not exported
+        | asyncpg.IntegrityConstraintViolationError
+        | OverflowError,
+    )
+
+
+def unknown_outcome(error: BaseException) -> bool:
+    """Whether the batch may or may not be committed: the connection broke or the wait ended."""
+    return isinstance(
+        error,
+        OSError
+        | TimeoutError
+        | asyncpg.PostgresConnectionError
+        | asyncpg.InterfaceError
+        | asyncpg.QueryCanceledError
+        | asyncpg.OperatorInterventionError,
+    )
+
+
+def redis_is_away(error: BaseException) -> bool:
+    """Whether Redis cannot be reached or is still loading its data."""
+    return isinstance(error, RedisConnectionError | RedisError | OSError)
+
+
+class Backoff:
+    """Waiting times that double up to a bound, each with jitter so that processes spread out."""
+
+    def __init__(self) -> None:
+        self._next_s = BACKOFF_FIRST_S
+
+    def reset(self) -> None:
+        """Begin anew, after a success."""
+        self._next_s = BACKOFF_FIRST_S
+
+    def next_s(self) -> float:
+        """Seconds to wait now: between half of the step and all of it."""
+        step = self._next_s
+        self._next_s = min(BACKOFF_MAX_S, step * 2)
+        return step * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, guards nothing

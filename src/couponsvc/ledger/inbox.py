@@ -1,0 +1,138 @@
+"""What a drainer gets to settle: new entries, its own unfinished ones, and those of the dead.
+
+Nothing on the stream is lost between two drainers: an entry handed out stays in its consumer's
+list until it is acknowledged. After any failure the own list is read again; what another
+consumer has left lying is taken over.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Final, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from couponsvc import limits
+from couponsvc.ledger import metrics
+from couponsvc.ledger.grouping import check_entry
+from couponsvc.ledger.stream import GrantStream, RawEntry
+from couponsvc.values import wire
+
+LOOK_FOR_DEAD_SHARE: Final = 0.5
+"""How often the lists of others are looked through, as a share of the idle time."""
+LIST_END: Final = "0-0"
+
+
+class Unreadable(NamedTuple):
+    """An entry that cannot be settled, and why; the reason holds none of its data."""
+
+    raw: RawEntry
+    reason: str
+
+
+class Delivery(NamedTuple):
+    """What one read brought."""
+
+    entries: Sequence[wire.Entry]
+    unreadable: Sequence[Unreadable]
+    deleted: Sequence[str]
+    """Ids in the own list whose entries are gone from the stream."""
+
+
+class Inbox:
+    """Reads a shard's stream on behalf of one drainer."""
+
+    def __init__(
+        self, stream: GrantStream, take_over_idle_ms: int, now_s: Callable[[], float] = monotonic
+    ) -> None:
+        self._stream = stream
+        self._idle_ms = take_over_idle_ms
+        self._now_s = now_s
+        self._has_group = False
+        self._own_after: str | None = None
+        self._cursor = LIST_END
+        self._look_at_s = now_s()
+
+    def recover(self) -> None:
+        """After a failure: make sure of the group, and read the own list before anything new."""
+        self._has_group = False
+        self._own_after = LIST_END
+
+    async def read(self, block_ms: int) -> Delivery:
+        """Read what is to be settled next; waits up to `block_ms` for new entries.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: Redis is away; call `recover`, then again.
+        """
+        try:
+            if not self._has_group:
+                await self._stream.create_group()
+                self._has_group = True
+            return _sort(await self._next(block_ms))
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            self._has_group = False  # the server was wiped: the next read makes the group anew
+            return _sort([])
+
+    async def _next(self, block_ms: int) -> list[RawEntry]:
+        count = limits.DRAIN_READ_COUNT
+        if self._own_after is not None:
+            own = await self._stream.read_own(self._own_after, count)
+            if own:
+                self._own_after = own[-1].entry_id.decode()
+                return own
+            self._own_after = None
+        if self._now_s() >= self._look_at_s:
+            left_lying = await self._take_over(count)
+            if left_lying:
+                return left_lying
+        entries = fresh = await self._stream.read_new(count, block_ms)
+        while len(fresh) == count and _grants_at_most(entries) < limits.DRAIN_GRANTS_MAX_COUNT:
+            fresh = await self._stream.read_new(count, None)
+            entries += fresh
+        return entries
+
+    async def _take_over(self, count: int) -> list[RawEntry]:
+        """One page of what others left lying; the next read goes on until the list's end."""
+        self._cursor, entries = await self._stream.take_over(self._idle_ms, self._cursor, count)
+        if self._cursor == LIST_END:
+            self._look_at_s = self._now_s() + self._idle_ms * LOOK_FOR_DEAD_SHARE / 1000
+        metrics.take_overs.inc(len(entries))
+        return entries
+
+
+def in_commits(entries: Sequence[wire.Entry]) -> Iterator[list[wire.Entry]]:
+    """Cut a delivery into what one transaction takes: at most DRAIN_GRANTS_MAX_COUNT grants."""
+    batch: list[wire.Entry] = []
+    count = 0
+    for entry in entries:
+        if batch and count + len(entry.grants) > limits.DRAIN_GRANTS_MAX_COUNT:
+            yield batch
+            batch, count = [], 0
+        batch.append(entry)
+        count += len(entry.grants)
+    if batch:
+        yield batch
+
+
+def _grants_at_most(entries: Sequence[RawEntry]) -> int:
+    """Upper bound on the grants of raw entries: a packed grant has over 16 bytes."""
+    return sum(len((entry.fields or {}).get(b"g", b"")) // 16 for entry in entries)
+
+
+def _sort(raws: Sequence[RawEntry]) -> Delivery:
+    entries: list[wire.Entry] = []
+    unreadable: list[Unreadable] = []
+    deleted: list[str] = []
+    for raw in raws:
+        if not raw.fields:
+            deleted.append(raw.entry_id.decode())
+            continue
+        try:
+            entry = wire.decode_entry(raw.entry_id, raw.fields)
+            check_entry(entry)
+        except wire.MalformedEntry as error:
+            unreadable.append(Unreadable(raw, str(error)))
+        else:
+            entries.append(entry)
+    return Delivery(entries, unreadable, deleted)
