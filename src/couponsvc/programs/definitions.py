@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -21,8 +21,8 @@ from couponsvc.support.sealing import MasterKey
 from couponsvc.support.sql import Queries
 from couponsvc.values.drop import Drop, VoucherTerms
 
-Pool = asyncpg.Pool[asyncpg.Record]
-Connection = PoolConnectionProxy[asyncpg.Record]
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 SQL: Final = Queries("couponsvc.programs", "definitions")
 CODE_KEY_PURPOSE: Final = "program-code-key"
