@@ -1,0 +1,104 @@
+# couponsvc: everything a developer or a visitor types. `make` alone prints this as help.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# pip's output as one growing line of names; its errors go to stderr as they are.
+BRIEFLY := awk '/^Collecting /      {printf " %s", $$2; fflush(); any = 1} \
+                /^Installing coll/ {printf "%sinstalling", any ? "\n" : ""; fflush(); any = 1} \
+                END                {if (any) print ""}'
+
+# pytest workers for the fast set; each has its own Redis and Postgres.
+WORKERS ?= 2
+
+.PHONY: help demo up test test-fast test-faults lint types check-imports check-lua check-deploy all lock clean
+
+help: ## print this
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUN_READY) ## run a rush on a sample program and check every promise (KEEP=1 keeps serving)
+	@$(BIN)/couponsvc demo $(if $(KEEP),--keep)
+
+up: $(RUN_READY) ## run the service on this machine, data in ./var
+	@$(BIN)/couponsvc up
+
+test: test-fast test-faults ## pass every test
+
+test-fast: $(DEV_READY) ## pass the tests that kill nothing, in parallel
+	@echo "== fast tests ($(WORKERS) workers)"
+	@$(BIN)/pytest -n $(WORKERS) -m "not faults" --durations 5
+
+test-faults: $(DEV_READY) ## pass the tests that kill and pause real processes
+	@echo "== fault tests"
+	@$(BIN)/pytest -m faults --durations 5
+
+lint: $(DEV_READY) ## check style and formatting of Python
+	@echo "== ruff"
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check src tests
+
+types: $(DEV_READY) ## check types, strictly
+	@echo "== mypy"
+	@$(BIN)/mypy
+
+check-imports: $(DEV_READY) ## check which part may import which (.importlinter)
+	@echo "== import contracts"
+	@$(BIN)/lint-imports --no-logo
+
+# Every script is also compiled by the server in the tests; this finds an error earlier and more of them.
+check-lua: ## lint the Lua scripts, where luacheck or luac is installed
+	@echo "== lua"
+	@scripts=$$(find src -name '*.lua'); \
+	if command -v luacheck >/dev/null; then \
+	  luacheck --quiet --no-color --std lua51 --max-line-length 120 \
+	    --read-globals redis cmsgpack KEYS ARGV -- $$scripts; \
+	elif compiler=$$(command -v luac5.1 || command -v luac); then "$$compiler" -p $$scripts; \
+	else echo "not linted: luacheck is not installed (apt-get install lua-check)"; fi
+
+check-deploy: $(DEV_READY) ## check Dockerfile, compose.yaml and other YAML
+	@echo "== deployment files"
+	@$(BIN)/hadolint --no-color Dockerfile
+	@$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' \
+	  compose.yaml .hadolint.yaml .pre-commit-config.yaml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+all: lint types check-imports check-lua check-deploy test ## check everything
+
+lock: $(DEV_READY) ## make locks/*.lock anew from pyproject.toml
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	uv pip compile --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  --extra embedded --extra build -o locks/run.lock pyproject.toml
+	uv pip compile --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  --extra embedded --extra build --extra dev -c locks/run.lock -o locks/dev.lock pyproject.toml
+
+clean: ## remove what make made; never the data in ./var
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "Python lacks venv: apt-get install python3-venv" >&2; exit 1; }
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# A package named in a lock is taken only with the recorded hash; the project itself needs no network.
+$(RUN_READY): $(BIN)/python locks/run.lock pyproject.toml
+	@echo "== installing what the service needs (locks/run.lock)"
+	@$(INSTALL) --require-hashes -r locks/run.lock | $(BRIEFLY)
+	@$(INSTALL) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_READY): $(BIN)/python locks/dev.lock pyproject.toml
+	@echo "== installing what tests need (locks/dev.lock)"
+	@$(INSTALL) --require-hashes -r locks/dev.lock | $(BRIEFLY)
+	@$(INSTALL) --quiet --no-deps --no-build-isolation -e .
+	@touch $@ $(RUN_READY)
