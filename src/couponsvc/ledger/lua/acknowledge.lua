@@ -13,12 +13,13 @@ KEYS (all share the shard's hash tag)
 ARGV
   1 text   group      consumer group
   2 bytes  drops      msgpack [[drop_no, epoch], …]
-  3 bytes  entries    msgpack [[entry_id, grants, [effect, …]], …], where effect is
+  3 bytes  entries    msgpack [[entry_id, grants, effects], …], where effects is a list of
                       [drop_index, issued, available, noted, removed]: what to add to the
                       drop's counters (grants no longer pending: one per field below);
                       noted [field, note, …] written as they are;
                       removed [field, number, …] removed where the field still holds the number
-RETURNS the number of entries acknowledged now; those that were acknowledged before do nothing
+RETURNS the number of entries acknowledged now
+    one that was acknowledged before does nothing and is not counted
 ]]
 local shard_key, grants_key = KEYS[1], KEYS[2]
 local group, drops, entries = ARGV[1], cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
