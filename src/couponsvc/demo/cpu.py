@@ -1,7 +1,6 @@
 """CPU seconds by process, from /proc: what a confirmed voucher costs where. Linux only."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,10 +22,11 @@ def cpu_seconds(root_pid: int) -> Mapping[str, float]:
     Empty where there is no /proc (macOS).
     """
     processes = {process.pid: process for process in _processes()}
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for pid, process in processes.items():
         if _below(pid, root_pid, processes):
-            seconds[_name(pid)] += process.seconds
+            name = _name(pid)
+            seconds[name] = seconds.get(name, 0.0) + process.seconds
     return seconds
 
 
@@ -37,15 +37,15 @@ def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
 
 
 def _processes() -> Iterator[_Process]:
-    tick = os.sysconf("SC_CLK_TCK")
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
     for path in _PROC.glob("[0-9]*/stat"):
         try:
             fields = path.read_text("utf-8", "replace").rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
         # Fields of proc(5), counted from the one after the name: state, ppid, … utime is the 12th.
-        ticks = sum(int(field) for field in fields[11:15])
-        yield _Process(int(path.parent.name), int(fields[1]), ticks / tick)
+        ticks = sum(map(int, fields[11:15]))
+        yield _Process(int(path.parent.name), int(fields[1]), ticks / ticks_per_s)
 
 
 def _below(pid: int, root_pid: int, processes: Mapping[int, _Process]) -> bool:
