@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from couponsvc.ledger.codes import KEY_BYTES
+from couponsvc.ledger.codes import KEY_BYTES, KEY_PURPOSE
 from couponsvc.ledger.drops import drop_of
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.sql import Queries
@@ -25,8 +25,6 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 SQL: Final = Queries("couponsvc.programs", "definitions")
-CODE_KEY_PURPOSE: Final = "program-code-key"
-"""Purpose under which a program's code key is sealed (see `ledger.codes`)."""
 
 
 class Unknown(Exception):
@@ -112,7 +110,7 @@ async def define_program(
     async with pool.acquire() as connection, connection.transaction():
         found = await connection.fetchrow(SQL["lock_program"], program_id)
         if found is None:
-            sealed = master_key.seal(secrets.token_bytes(KEY_BYTES), CODE_KEY_PURPOSE)
+            sealed = master_key.seal(secrets.token_bytes(KEY_BYTES), KEY_PURPOSE)
             if await connection.fetchval(SQL["insert_program"], program_id, name, region, sealed):
                 await record_operation(
                     connection, actor, "program.create", program_id, {"name": name, "region": region}
