@@ -32,6 +32,8 @@ _HANDLED: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
+_NO_ROUTE: Final = (404, 405)
+"""What the router says of a path that it has not, or has for other methods (the lane's is not its own)."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -55,9 +57,9 @@ def create_app(services: Services) -> FastAPI:
         return JSONResponse(app.openapi())
 
     async def refuse_http(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004 - Method Not Allowed
-            allow = {"allow": allowed.of(request.url.path)}
-            return problem_response(ProblemAnswer("method_not_allowed"), allow)
+        methods = allowed.of(request.scope["path"])
+        if methods and isinstance(error, HTTPException) and error.status_code in _NO_ROUTE:
+            return problem_response(ProblemAnswer("method_not_allowed"), {"allow": methods})
         return await handle(request, error)
 
     app.add_route("/openapi.json", show_document, include_in_schema=False)
@@ -83,4 +85,5 @@ class _AllowedMethods:
         ]
 
     def of(self, path: str) -> str:
-        return next((methods for pattern, methods in self._methods if pattern.fullmatch(path)), "GET")
+        """As the header lists them; empty where there is nothing at this path."""
+        return next((methods for pattern, methods in self._methods if pattern.fullmatch(path)), "")

@@ -33,8 +33,8 @@ PARTNERS_MAX_COUNT: Final = 1_000
 _MOMENT: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 ).fullmatch
-_EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+_YEARS: Final = range(2000, 2200)
+"""Any other year is a slip of the pen."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,9 +44,10 @@ def _parse_moment(value: object) -> object:
         return value
     if not isinstance(value, str) or _MOMENT(value) is None:
         raise ValueError("write a moment with its offset, e.g. 2026-10-01T10:00:00+08:00")
-    moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
-    if not _EARLIEST <= moment < _LATEST:
-        raise ValueError("the moment is outside 2000 to 2199")
+    moment = datetime.fromisoformat(value.upper())
+    if moment.year not in _YEARS:
+        raise ValueError(f"the year is outside {_YEARS.start} to {_YEARS.stop - 1}")
+    moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
 
 
