@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from couponsvc.processes.running import ProcessFailed, run_loop, run_process
+from couponsvc.admission_cli import key_app, partner_app
+from couponsvc.processes.run_file import adopt_running
+from couponsvc.processes.running import (
+    EXIT_NOT_SO,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    ProcessFailed,
+    load_settings,
+    run_loop,
+    run_process,
+)
 
 app = typer.Typer(
     name="couponsvc",
@@ -24,8 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(partner_app, name="partner")
+app.add_typer(key_app, name="key")
 
 DataDir = Annotated[Path, typer.Option(help="Where `couponsvc up` keeps its files.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="API processes on the port.")]
 DEFAULT_DATA_DIR = Path("var")
 
 
@@ -34,7 +47,7 @@ def up(  # noqa: PLR0917 - options of a command, given by name
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="API processes on the port.")] = 1,
+    workers: Workers = 1,
     redis_url: Annotated[
         str | None, typer.Option(envvar="COUPONSVC_REDIS_URL", help="Use this Redis, start none.")
     ] = None,
@@ -87,6 +100,64 @@ def migrate() -> None:
     from couponsvc.processes.migrate import run_migrate
 
     run_loop(run_migrate())
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(help="A program file; see examples/.")],
+    url: Annotated[str | None, typer.Option(help="Of the API; without it the running `up` is asked.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="COUPONSVC_TOKEN", help="Of an operator; without it that of credentials.json."),
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Create or update a program with its templates and drops; print what changed."""
+    from couponsvc.client import ApiClient, ApiRefused, CredentialsError, Unreachable, read_credentials
+    from couponsvc.processes.run_file import read_run_file
+    from couponsvc.programs.apply import apply_program
+    from couponsvc.programs.program_file import ProgramFileError, read_program_file
+
+    try:
+        program = read_program_file(file)
+        url = url or read_run_file(data_dir).url
+        with ApiClient(url, token or read_credentials(data_dir).operator_token) as client:
+            apply_program(client, program, lambda applied: typer.echo(str(applied)))
+    except ProgramFileError as error:
+        raise ProcessFailed(str(error), EXIT_USAGE) from error
+    except ApiRefused as error:
+        raise ProcessFailed(str(error), EXIT_NOT_SO) from error
+    except (CredentialsError, Unreachable) as error:
+        raise ProcessFailed(str(error), EXIT_UNREACHABLE) from error
+
+
+@app.command()
+def demo(
+    persons: Annotated[int, typer.Option(min=1, help="How many come; the stock follows.")] = 60_000,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the crowd.")] = 2,
+    workers: Workers = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep serving afterwards.")] = False,  # noqa: FBT002 - a flag
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Kept afterwards; without it a temporary one that is removed.")
+    ] = None,
+) -> None:
+    """Run a rush on a sample program; then the checked promises and figures."""
+    from couponsvc.demo.command import DemoOptions, run_demo
+
+    options = DemoOptions(persons=persons, processes=processes, workers=workers, keep=keep, data_dir=data_dir)
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def check(
+    drop: Annotated[str | None, typer.Option(help="Only this drop.")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Print the conservation identity of every drop; exit 1 on any drift."""
+    from couponsvc.reconcile.check import main as check_drops
+
+    adopt_running(data_dir)
+    raise typer.Exit(check_drops(load_settings(), drop))
 
 
 def main() -> None:

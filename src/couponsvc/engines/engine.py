@@ -34,7 +34,7 @@ LAST_PORT: Final = 32_000
 """Ports are taken from below the range the kernel gives to outgoing connections, so that no
 client that keeps trying to reconnect can be given the port of the server it looks for."""
 PORT_ATTEMPTS_COUNT: Final = 200
-ERROR_MARKS: Final = ("FATAL", "PANIC", "initdb: error", "rror:", "Bad file format", "Can't", "Fatal", "in use")
+ERROR_MARKS: Final = ("FATAL", "PANIC", "Fatal", "rror:", "Bad file format", "Can't", "in use")
 
 
 class EmbeddedEngine(ABC):

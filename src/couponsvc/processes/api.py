@@ -64,6 +64,7 @@ def _config(app: Any) -> uvicorn.Config:  # noqa: ANN401 - an ASGI callable, as 
         http="httptools",
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,

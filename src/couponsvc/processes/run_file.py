@@ -12,6 +12,8 @@ from couponsvc.processes.running import EXIT_UNREACHABLE, ProcessFailed
 
 FILE_NAME: Final = "run.json"
 MASTER_KEY_FILE_NAME: Final = "master.key"
+ADOPTED: Final = ("COUPONSVC_REDIS_URL", "COUPONSVC_POSTGRES_DSN", "COUPONSVC_MASTER_KEY")
+"""What a tool takes over from a running `up`, each unless its environment names it."""
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -33,25 +35,37 @@ def remove_run_file(data_dir: Path) -> None:
     (data_dir / FILE_NAME).unlink(missing_ok=True)
 
 
+def read_run_file(data_dir: Path) -> RunFile:
+    """What the `up` that runs on `data_dir` wrote.
+
+    Raises:
+        ProcessFailed: nothing runs there, or the file is not ours to read.
+    """
+    path = data_dir / FILE_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunFile)
+    except FileNotFoundError:
+        raise ProcessFailed(
+            f"no couponsvc runs on {data_dir}: start `couponsvc up`, or name its --data-dir", EXIT_UNREACHABLE
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ProcessFailed(f"cannot read {path}: {error}", EXIT_UNREACHABLE) from error
+
+
 def adopt_running(data_dir: Path) -> None:
     """Give this process the addresses of the `up` on `data_dir` where its environment names none.
 
     Raises:
         ProcessFailed: something is missing from the environment and nothing runs there.
     """
-    wanted = ("COUPONSVC_REDIS_URL", "COUPONSVC_POSTGRES_DSN", "COUPONSVC_MASTER_KEY")
-    if all(name in os.environ for name in wanted):
+    if all(name in os.environ for name in ADOPTED):
         return
+    run = read_run_file(data_dir)
     try:
-        run = msgspec.json.decode((data_dir / FILE_NAME).read_bytes(), type=RunFile)
         master_key = (data_dir / MASTER_KEY_FILE_NAME).read_text("ascii").strip()
-    except FileNotFoundError:
+    except OSError as error:
         raise ProcessFailed(
-            f"no couponsvc runs on {data_dir}: start `couponsvc up`, name its --data-dir, "
-            f"or set {', '.join(wanted)}",
-            EXIT_UNREACHABLE,
+            f"cannot read {data_dir / MASTER_KEY_FILE_NAME}: {error}", EXIT_UNREACHABLE
         ) from None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ProcessFailed(f"cannot read {data_dir / FILE_NAME}: {error}", EXIT_UNREACHABLE) from error
-    for name, value in zip(wanted, (run.redis_url, run.postgres_dsn, master_key), strict=True):
+    for name, value in zip(ADOPTED, (run.redis_url, run.postgres_dsn, master_key), strict=True):
         os.environ.setdefault(name, value)

@@ -153,7 +153,11 @@ class Up:
             return
         from couponsvc.processes.development import development_credentials  # noqa: PLC0415 - first start only
 
-        write_private(path, await development_credentials(dsn, master_key), self._own)
+        text = await development_credentials(dsn, master_key)
+        if text is None:
+            say(f"{path} is gone and cannot be shown again; make new ones with `couponsvc key create`")
+            return
+        write_private(path, text, self._own)
         say(f"credentials for development in {path}")
 
     def _fresh_metrics_dir(self) -> None:
