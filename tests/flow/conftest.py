@@ -1,6 +1,7 @@
 """The whole service in one event loop, on real servers, reached over real HTTP."""
 
 import asyncio
+import base64
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -10,19 +11,20 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
+import httpx2
 import pytest
-from couponsvc.ledger.drainer import Drainer
-from couponsvc.reconcile.check import check
 
-from couponsvc.client import ApiClient, GrabClient
+from couponsvc.client import Answer, ApiClient, GrabClient
+from couponsvc.ledger.drainer import Drainer
 from couponsvc.processes.api import run_api
 from couponsvc.programs.admission import create_development_credentials
+from couponsvc.reconcile.check import check
 from couponsvc.reconcile.reconciler import Reconciler
 from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.sealing import MasterKey
-from couponsvc.support.signing import SigningKey
+from couponsvc.support.signing import HmacKey
 
 READY_S: Final = 20.0
 _numbers = count(1)
@@ -43,12 +45,13 @@ class Service:
     settings: Settings
     url: str
     credentials: dict[str, dict[str, str]]
+    operator: ApiClient
     running: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
 
     @property
-    def key(self) -> SigningKey:
+    def key(self) -> HmacKey:
         partner = self.credentials["partner"]
-        return SigningKey.hmac_sha256(partner["key_id"], partner["secret"])
+        return HmacKey(partner["key_id"], base64.b64decode(partner["secret"]))
 
     @contextlib.contextmanager
     def grabs(self, connections_max_count: int = 64) -> Iterator[GrabClient]:
@@ -61,15 +64,21 @@ class Service:
     async def operate(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One call as operator; raises ApiRefused."""
 
-        def call() -> dict[str, Any]:
-            with ApiClient(self.url, self.credentials["operator"]["token"]) as client:
-                if method == "GET":
-                    return client.get(path)
-                if method == "PUT":
-                    return client.put(path, body or {})[1]
-                return client.post(path, body)[1]
+        if method == "GET":
+            return await asyncio.to_thread(self.operator.get, path)
+        if method == "PUT":
+            return (await asyncio.to_thread(self.operator.put, path, body or {}))[1]
+        return (await asyncio.to_thread(self.operator.post, path, body))[1]
 
-        return await asyncio.to_thread(call)
+    async def grab_with_token(self, drop_id: str, person_token: str, out_request_no: str) -> str:
+        """The outcome of a grab that is not signed, so that no clock of ours is asked."""
+        async with httpx2.AsyncClient(base_url=self.url, trust_env=False) as http:
+            response = await http.post(
+                f"/v1/drops/{drop_id}/grabs",
+                json={"person_token": person_token, "out_request_no": out_request_no},
+                headers={"authorization": f"Bearer {self.credentials['partner']['token']}"},
+            )
+        return Answer(response.status_code, response.content).outcome
 
     async def drop(
         self,
@@ -83,12 +92,6 @@ class Service:
         """A new drop of program `test`; waits until the gate has it."""
         drop_id = f"drop-{next(_numbers)}"
         now = datetime.now(UTC)
-        await self.operate("PUT", "/v1/programs/test", {"name": "Test", "region": "370200"})
-        await self.operate(
-            "PUT",
-            "/v1/programs/test/templates/dining-20",
-            {"name": "20 off 60", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
-        )
         await self.operate(
             "PUT",
             f"/v1/drops/{drop_id}",
@@ -111,13 +114,22 @@ class Service:
             await wait_until(loaded, f"{drop_id} is {expected}")
         return drop_id
 
+    async def define_program(self) -> None:
+        """Program `test` with the template `dining-20`."""
+        await self.operate("PUT", "/v1/programs/test", {"name": "Test", "region": "370200"})
+        await self.operate(
+            "PUT",
+            "/v1/programs/test/templates/dining-20",
+            {"name": "20 off 60", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
+        )
+
     async def settled(self, drop_id: str) -> dict[str, Any]:
         """The drop's figures once nothing is pending."""
         figures: dict[str, Any] = {}
 
         async def nothing_pending() -> bool:
             figures.update(await self.operate("GET", f"/v1/drops/{drop_id}"))
-            return figures["pending"] == 0 and figures["state"] != "rebuilding"
+            return (figures["pending"], figures["state"] == "rebuilding") == (0, False)
 
         await wait_until(nothing_pending, f"nothing of {drop_id} is pending")
         return figures
@@ -127,7 +139,7 @@ class Service:
         pool = await open_pool(self.settings.postgres_dsn.get_secret_value())
         redis = open_redis(self.settings.redis_url)
         try:
-            wrong = [str(found) for found in await check(pool, redis, None) if not found.ok]
+            wrong = [str(found) for found in await check(pool, redis, None) if found.drift]
             assert not wrong, wrong
         finally:
             await redis.aclose()
@@ -171,7 +183,9 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
     )
     await pool.close()
     assert credentials is not None
-    running = Service(settings, f"http://127.0.0.1:{port}", credentials)
+    url = f"http://127.0.0.1:{port}"
+    operator = ApiClient(url, credentials["operator"]["token"])
+    running = Service(settings, url, credentials, operator)
     for name in ("drain", "reconcile", "api"):
         await running.start(name)
 
@@ -182,6 +196,8 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
         return False
 
     await wait_until(ready, "the service is ready")
+    await running.define_program()
     yield running
     for name in list(running.running):
         await running.stop(name)
+    operator.close()

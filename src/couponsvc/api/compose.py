@@ -18,7 +18,7 @@ from couponsvc.batch import metrics
 from couponsvc.batch.desk import Desk
 from couponsvc.gate.connection import Blessing, GateConnection
 from couponsvc.ledger.drops import load_drops
-from couponsvc.ledger.reading import PendingView, find_by_requests
+from couponsvc.ledger.reading import find_by_requests
 from couponsvc.programs.catalog import DropCatalog
 from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
@@ -67,9 +67,8 @@ class ApiProcess:
             pool=pool,
             redis=redis,
             authenticator=authenticator,
-            master_key=MasterKey.from_base64(settings.master_key.get_secret_value()),
             catalog=self._catalog,
-            pending=PendingView(redis, settings.shard),
+            gate_closed_because=lambda: self._gate.closed_because,
         )
         self.app: Final = GrabLane(
             create_app(services),
@@ -86,9 +85,7 @@ class ApiProcess:
             OSError, asyncpg.PostgresError: Postgres cannot be reached.
         """
         pool = await open_pool(settings.postgres_dsn.get_secret_value(), max_size=POOL_MAX_COUNT)
-        authenticator = Authenticator(
-            pool, MasterKey.from_base64(settings.master_key.get_secret_value())
-        )
+        authenticator = Authenticator(pool, MasterKey.from_base64(settings.master_key.get_secret_value()))
         redis = open_redis(settings.redis_url)
         listener = open_redis(settings.redis_url, socket_timeout_s=None)
         return cls(settings, pool, redis, listener, authenticator)
@@ -128,9 +125,7 @@ class ApiProcess:
     async def _load_drops(self, drop_ids: Sequence[str] | None) -> Sequence[Drop]:
         return await load_drops(self._pool, drop_ids)
 
-    async def _look_up(
-        self, requests: Sequence[tuple[int, str]]
-    ) -> dict[tuple[int, str], StandingVoucher]:
+    async def _look_up(self, requests: Sequence[tuple[int, str]]) -> dict[tuple[int, str], StandingVoucher]:
         return await find_by_requests(self._pool, requests)
 
     async def _measure(self) -> None:

@@ -46,8 +46,8 @@ class Refusal(msgspec.Struct, frozen=True):
     retryable: bool = False
     detail: str = ""
     opens_at: str | None = None
-    voucher: msgspec.Raw | None = None
-    """The voucher held (`person_limit`), byte by byte as it was sent."""
+    voucher: msgspec.Raw = msgspec.Raw()
+    """The voucher held (`person_limit`), byte by byte as it was sent; empty where none is shown."""
 
 
 _voucher_decoder = msgspec.json.Decoder(Voucher)

@@ -4,12 +4,13 @@ One increment of a multiprocess metric costs about 2 µs, a histogram observatio
 request that would be a tenth of a grab's whole budget.
 """
 
+# Imported by metric modules only, after support.metrics has chosen the multiprocess mode.
 import asyncio
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from couponsvc.support.metrics import Counter, Histogram
+from prometheus_client import Counter, Histogram
 
 FLUSH_EVERY_S: Final = 0.25
 """How far the metrics may trail what happened; well below any scrape interval."""

@@ -1,0 +1,258 @@
+"""A whole service in its own processes, a crowd that behaves like partners, and who kills what.
+
+The crowd keeps every answer it ever got; `Rush.judge` compares them with the final state.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from couponsvc.client import ApiClient, ApiRefused, GrabClient, Retries, Unreachable, grab_until_answered
+from couponsvc.support.signing import HmacKey
+
+READY_S: Final = 60.0
+STOP_S: Final = 30.0
+PATIENCE: Final = Retries(attempts_max_count=60, pause_s=0.1, pause_max_s=1.0)
+"""Longer than any fault here lasts: a partner that never gives up within a minute."""
+
+
+@dataclass
+class Up:
+    """A running `couponsvc up` on a data directory of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    data_dir: Path
+    url: str
+    credentials: dict[str, dict[str, str]]
+
+    @property
+    def key(self) -> HmacKey:
+        partner = self.credentials["partner"]
+        return HmacKey(partner["key_id"], base64.b64decode(partner["secret"]))
+
+    def operator(self) -> ApiClient:
+        return ApiClient(self.url, self.credentials["operator"]["token"])
+
+    def pids(self, kind: str) -> list[int]:
+        """Process ids below `up`: `api`, `drain`, `reconcile`, `valkey-server` or `postgres`."""
+        found = []
+        for pid, command in _descendants(self.process.pid):
+            name = Path(command[0]).name.rstrip(":")
+            if name == kind or (len(command) > 3 and command[2] == "couponsvc" and command[3] == kind):
+                found.append(pid)
+        return found
+
+    def kill(self, kind: str) -> None:
+        """SIGKILL every process of a kind."""
+        pids = self.pids(kind)
+        assert pids, f"no {kind} is running to be killed"
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def supervision_paused(self) -> Iterator[None]:
+        """Nothing that dies in here is restarted until the block ends."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+    def gone(self, kind: str) -> None:
+        """Wait until no process of a kind runs (zombies aside)."""
+        deadline = monotonic() + 10
+        while any(_runs(pid) for pid in self.pids(kind)):
+            assert monotonic() < deadline, f"{kind} does not die"
+
+
+def _descendants(root: int) -> Iterator[tuple[int, list[str]]]:
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.setdefault(parent, []).append(int(entry.name))
+    waiting = [root]
+    while waiting:
+        for pid in parents.get(waiting.pop(), ()):
+            waiting.append(pid)
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+                if command:
+                    yield pid, command.rstrip("\0").split("\0") if "\0" in command else command.split()
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@contextlib.asynccontextmanager
+async def running_up(data_dir: Path, *options: str) -> AsyncIterator[Up]:
+    """Start `couponsvc up` on a free port and wait until it listens; stop it at the end."""
+    log = (data_dir.parent / f"{data_dir.name}.log").open("wb")
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "couponsvc", "up", "--port", "0", "--data-dir", str(data_dir), *options],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        run_file = data_dir / "run.json"
+        deadline = monotonic() + READY_S
+        while not run_file.exists():
+            assert process.poll() is None, Path(log.name).read_text()
+            assert monotonic() < deadline, Path(log.name).read_text()
+            await asyncio.sleep(0.05)
+        credentials = json.loads((data_dir / "credentials.json").read_text())
+        yield Up(process, data_dir, json.loads(run_file.read_text())["url"], credentials)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        finally:
+            log.close()
+
+
+@dataclass
+class Rush:
+    """One drop, more persons than units, and every answer that any of them ever got."""
+
+    up: Up
+    quantity: int
+    persons: int
+    drop_id: str = "rush"
+    first_201: dict[str, bytes] = field(default_factory=dict)
+    final: dict[str, str] = field(default_factory=dict)
+    holder_of: dict[str, str] = field(default_factory=dict)
+    statuses: Counter[int] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def define(self) -> None:
+        now = datetime.now(UTC)
+        with self.up.operator() as operator:
+            operator.put("/v1/programs/fault", {"name": "Fault", "region": "370200"})
+            operator.put(
+                "/v1/programs/fault/templates/t",
+                {"name": "T", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
+            )
+            body = {
+                "program_id": "fault",
+                "template_id": "t",
+                "quantity": self.quantity,
+                "per_person_limit": 1,
+                "opens_at": (now - timedelta(minutes=1)).isoformat(),
+                "closes_at": (now + timedelta(hours=1)).isoformat(),
+                "partners": ["bank-a"],
+            }
+            operator.put(f"/v1/drops/{self.drop_id}", body)
+        self.wait_for_state("open")
+
+    def wait_for_state(self, *states: str, timeout_s: float = 30.0) -> dict[str, Any]:
+        deadline = monotonic() + timeout_s
+        while True:
+            figures: dict[str, Any] = {"state": "unreachable"}
+            with contextlib.suppress(ApiRefused, Unreachable), self.up.operator() as operator:
+                figures = operator.get(f"/v1/drops/{self.drop_id}")
+            if figures["state"] in states and not figures.get("pending"):
+                return figures
+            assert monotonic() < deadline, f"the drop is still {figures} after {timeout_s} s"
+
+    async def person(self, client: GrabClient, place: int) -> None:
+        """One person: asks with one number until there is an answer, then once more."""
+        person, number = f"p-{place}", f"n-{place}"
+        self.holder_of[number] = person
+        while True:
+            answer = await grab_until_answered(client, self.drop_id, person, number, retries=PATIENCE)
+            self.note(number, answer.status, answer.body)
+            if answer.outcome != "sold_out" or not answer.refusal.retryable:
+                break
+            await asyncio.sleep(0.2)  # a pending unit may come back
+        self.final[number] = answer.outcome
+        if answer.confirmed and place % 3 == 0:
+            again = await grab_until_answered(client, self.drop_id, person, number, retries=PATIENCE)
+            self.note(number, again.status, again.body)
+
+    def note(self, number: str, status: int, body: bytes) -> None:
+        self.statuses[status] += 1
+        if status in (200, 201):
+            known = self.first_201.setdefault(number, body)
+            if known != body:
+                self.wrong.append(f"{number} was answered with different bytes")
+
+    async def run(self, clients: int = 3, connections: int = 64) -> None:
+        """The whole crowd, through a few clients."""
+        crowds = [
+            GrabClient(self.up.url, self.up.key, connections_max_count=connections, timeout_s=5.0)
+            for _ in range(clients)
+        ]
+        limit = asyncio.Semaphore(clients * connections)
+
+        async def one(place: int) -> None:
+            async with limit:
+                await self.person(crowds[place % clients], place)
+
+        try:
+            await asyncio.gather(*(one(place) for place in range(self.persons)))
+        finally:
+            for crowd in crowds:
+                crowd.close()
+
+    async def judge(self) -> None:
+        """Every promise, from the answers and the final state."""
+        figures = await asyncio.to_thread(self.wait_for_state, "sold_out")
+        assert self.wrong == []
+        assert figures["issued"] == self.quantity, figures
+        confirmed = {number for number, outcome in self.final.items() if outcome in {"issued", "repeated"}}
+        refused = Counter(outcome for number, outcome in self.final.items() if number not in confirmed)
+        assert set(refused) <= {"sold_out"}, refused
+        assert len(confirmed) == self.quantity, (len(confirmed), refused)
+        async with GrabClient(self.up.url, self.up.key) as client:
+            seqs, codes = set(), set()
+            for number in sorted(confirmed):
+                again = await client.grab(self.drop_id, self.holder_of[number], number)
+                assert (again.status, again.body) == (200, self.first_201[number])
+                seqs.add(again.voucher.seq)
+                codes.add(again.voucher.code)
+        assert seqs == set(range(1, self.quantity + 1))
+        assert len(codes) == self.quantity
+        check = await asyncio.to_thread(run_check, self.up.data_dir)
+        assert check.returncode == 0, check.stdout + check.stderr
+
+
+def run_check(data_dir: Path) -> "subprocess.CompletedProcess[str]":
+    """`couponsvc check` on what `up` runs."""
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "couponsvc", "check", "--data-dir", str(data_dir)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def copy_redis_data(up: Up, to: Path) -> None:
+    """A copy of the Redis files as they are at this moment."""
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(up.data_dir / "redis", to, symlinks=True)

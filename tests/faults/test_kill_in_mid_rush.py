@@ -1,0 +1,108 @@
+"""kill -9 in the middle of a rush: after healing every 201 stands and the whole stock is issued."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rush import Rush, Up, copy_redis_data, running_up
+from tests.servers import short_directory
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+QUANTITY = 3_000
+PERSONS = 3_600
+
+
+async def rush_with(fault: Callable[[Up], None], *options: str, times: int = 2) -> Rush:
+    with short_directory() as base:
+        async with running_up(base / "data", *options) as up:
+            rush = Rush(up, QUANTITY, PERSONS)
+            await asyncio.to_thread(rush.define)
+            running = asyncio.create_task(rush.run())
+            for done in range(1, times + 1):
+                while len(rush.first_201) < done * QUANTITY // (times + 2):
+                    assert not running.done(), "the rush ended before the fault"
+                    await asyncio.sleep(0.002)
+                await asyncio.to_thread(fault, up)
+            await running
+            await rush.judge()
+            return rush
+
+
+@pytest.mark.parametrize("kind", ["api", "drain", "reconcile", "valkey-server", "postgres"])
+async def test_killing_any_process_twice_loses_and_doubles_nothing(kind: str) -> None:
+    await rush_with(lambda up: up.kill(kind))
+
+
+async def test_losing_redis_with_all_its_data_loses_and_doubles_nothing() -> None:
+    def wipe(up: Up) -> None:
+        with up.supervision_paused():
+            up.kill("valkey-server")
+            up.gone("valkey-server")
+            _empty(up.data_dir / "redis" / "data")
+
+    await rush_with(wipe)
+
+
+async def test_a_redis_restored_from_an_older_copy_is_checked_before_it_answers() -> None:
+    with short_directory() as copies:
+        old = copies / "old"
+
+        def fault(up: Up) -> None:
+            if not old.exists():
+                copy_redis_data(up, old)
+                return
+            with up.supervision_paused():
+                up.kill("valkey-server")
+                up.gone("valkey-server")
+                shutil.rmtree(up.data_dir / "redis")
+                shutil.copytree(old, up.data_dir / "redis", symlinks=True)
+                _own_like(old, up.data_dir / "redis")
+
+        await rush_with(fault)
+
+
+async def test_postgres_away_for_20_seconds_means_202_and_then_every_one_confirmed() -> None:
+    with short_directory() as base:
+        async with running_up(base / "data") as up:
+            rush = Rush(up, QUANTITY, PERSONS)
+            await asyncio.to_thread(rush.define)
+            running = asyncio.create_task(rush.run())
+            while len(rush.first_201) < QUANTITY // 4:
+                await asyncio.sleep(0.002)
+            with up.supervision_paused():
+                await asyncio.to_thread(up.kill, "postgres")
+                before = len(rush.first_201)
+                await asyncio.sleep(20)
+                told_meanwhile = len(rush.first_201) - before
+            assert told_meanwhile < QUANTITY // 10, "issued was said without Postgres"
+            await running
+            await rush.judge()
+
+
+async def test_a_healed_service_keeps_its_data_over_a_restart_of_everything() -> None:
+    with short_directory() as base:
+        async with running_up(base / "data") as up:
+            rush = Rush(up, 200, 220)
+            await asyncio.to_thread(rush.define)
+            await rush.run()
+            await rush.judge()
+        async with running_up(base / "data") as again:
+            rush.up = again
+            await rush.judge()
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _own_like(source: Path, target: Path) -> None:
+    """Give copied files the owner of the originals: the engine may run under another account."""
+    for path in [source, *source.rglob("*")]:
+        place = target / path.relative_to(source)
+        info = path.stat()
+        shutil.chown(place, info.st_uid, info.st_gid)
