@@ -171,4 +171,4 @@ async def listening(redis: Redis) -> AsyncIterator[dict[int, list[Confirmation]]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await subscriber.aclose()
+        await subscriber.aclose()  # type: ignore[no-untyped-call]

@@ -26,11 +26,11 @@ import asyncpg
 
 from couponsvc.ledger import metrics
 from couponsvc.ledger.codes import CodeBook
-from couponsvc.ledger.grouping import Answers, Group, Settled, assemble, group_entries
+from couponsvc.ledger.grouping import SEPARATOR, Answers, Group, Settled, assemble, group_entries
 from couponsvc.ledger.settling import settle
 from couponsvc.support.sql import Queries
 from couponsvc.values.outcome import Verdict
-from couponsvc.values.wire import Confirmation, DropEpoch, Entry
+from couponsvc.values.wire import Confirmation, DropEpoch, Entry, MalformedEntry
 
 FORESIGHT_ATTEMPTS_MAX_COUNT: Final = 3
 """Fast attempts per batch; each one that fails reports true figures, so two do unless drainers race."""
@@ -124,13 +124,13 @@ class Committer:
         """One fast attempt. Corrects the figures of every drop from what the statement reports."""
         connection = await self._lease()
         codes: dict[int, list[str]] = {}
-        drop_nos: list[int] = []
-        seqs: list[int] = []
+        drop_nos: list[str] = []
+        seqs: list[str] = []
         for group in groups:
             drop_no, first, count = group.key.drop_no, known[group.key.drop_no].issued + 1, len(group.grants)
             codes[drop_no] = known[drop_no].book.codes(drop_no, first, count)
-            drop_nos += [drop_no] * count
-            seqs += range(first, first + count)
+            drop_nos += [str(drop_no)] * count
+            seqs += map(str, range(first, first + count))
         grants = groups[0].grants if len(groups) == 1 else [grant for g in groups for grant in g.grants]
         _, holders, numbers, ordinals, _, channels, regions = zip(*grants, strict=True)
         partners, _, tokens = zip(*[holder.partition(":") for holder in holders], strict=True)
@@ -140,9 +140,9 @@ class Committer:
             [group.key.epoch for group in groups],
             [known[group.key.drop_no].issued for group in groups],
             [len(group.grants) for group in groups],
-            drop_nos, seqs, list(map(int, partners)), ordinals, tokens, numbers,
-            [code for group in groups for code in codes[group.key.drop_no]],
-            channels, regions,
+            _join(drop_nos), _join(seqs), _join(partners), _join([str(ordinal) for ordinal in ordinals]),
+            _join(tokens), _join(numbers), _join([code for g in groups for code in codes[g.key.drop_no]]),
+            _join(channels), _join(regions),
         )  # fmt: skip
         committed: dict[int, tuple[int, int]] = {}
         for drop_no, epoch, issued, vouchers, issued_ms in rows:
@@ -204,6 +204,18 @@ class Committer:
         if connection is not None:
             connection.terminate()
             await self._pool.release(connection)
+
+
+def _join(column: Sequence[str]) -> str:
+    """One column of a batch as one text; see `commit_grants`.
+
+    Raises:
+        MalformedEntry: a value has the separator in it, so that the columns would not fit together.
+    """
+    joined = SEPARATOR.join(column)
+    if joined.count(SEPARATOR) != len(column) - 1:
+        raise MalformedEntry("a grant has a control character in it")
+    return joined
 
 
 def _confirm(group: Group, first_seq: int, issued_ms: int, codes: Sequence[str]) -> list[Confirmation]:

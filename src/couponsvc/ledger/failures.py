@@ -4,8 +4,8 @@ import random
 from typing import Final
 
 import asyncpg
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+
+from couponsvc.values.wire import MalformedEntry
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
@@ -23,26 +23,8 @@ def contradicts_the_schema(error: BaseException) -> bool:
         asyncpg.DataError
         | asyncpg.exceptions._base.DataError  # noqa: SLF001 - what encoding arguments raises; not exported
         | asyncpg.IntegrityConstraintViolationError
-        | OverflowError,
+        | MalformedEntry,
     )
-
-
-def unknown_outcome(error: BaseException) -> bool:
-    """Whether the batch may or may not be committed: the connection broke or the wait ended."""
-    return isinstance(
-        error,
-        OSError
-        | TimeoutError
-        | asyncpg.PostgresConnectionError
-        | asyncpg.InterfaceError
-        | asyncpg.QueryCanceledError
-        | asyncpg.OperatorInterventionError,
-    )
-
-
-def redis_is_away(error: BaseException) -> bool:
-    """Whether Redis cannot be reached or is still loading its data."""
-    return isinstance(error, RedisConnectionError | RedisError | OSError)
 
 
 class Backoff:

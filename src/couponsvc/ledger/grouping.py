@@ -4,11 +4,14 @@ Everything is kept in columns and slices: per grant this costs a list element, n
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from couponsvc.limits import PER_PERSON_LIMIT_MAX
-from couponsvc.values.grab import split_holder
 from couponsvc.values.wire import Confirmation, DropEpoch, Entry, Grant, MalformedEntry
+
+SEPARATOR: Final = "\x1f"
+"""Unit separator (ASCII 31): joins the values of a column; no value may contain it."""
+ASCII_DIGITS: Final = frozenset("0123456789")
 
 
 class Slice(NamedTuple):
@@ -60,16 +63,18 @@ def check_entry(entry: Entry) -> None:
     """Refuse an entry that decodes but cannot be meant.
 
     Raises:
-        MalformedEntry: it names a drop that it does not carry, or a person that is none.
+        MalformedEntry: it names a drop that it does not carry, a person that is none, an ordinal
+            beyond any limit, or text that Postgres cannot keep.
     """
     if not entry.grants:
         raise MalformedEntry(f"stream entry {entry.entry_id} has no grants")
-    drop_indexes, holders, _, ordinals, *_ = zip(*entry.grants, strict=True)
-    try:
-        for holder in holders:
-            split_holder(holder)
-    except ValueError:
-        raise MalformedEntry(f"stream entry {entry.entry_id} has a holder without partner_no") from None
+    drop_indexes, holders, numbers, ordinals, _, channels, regions = zip(*entry.grants, strict=True)
+    partners, _, tokens = zip(*[holder.partition(":") for holder in holders], strict=True)
+    if not all(partners) or not all(tokens) or not ASCII_DIGITS.issuperset("".join(partners)):
+        raise MalformedEntry(f"stream entry {entry.entry_id} has a holder that is no person of a partner")
+    text = "".join([*holders, *numbers, *channels, *regions])
+    if SEPARATOR in text or "\0" in text:
+        raise MalformedEntry(f"stream entry {entry.entry_id} has a control character in it")
     if min(drop_indexes) < 1 or max(drop_indexes) > len(entry.drops):
         raise MalformedEntry(f"stream entry {entry.entry_id} names a drop that it does not carry")
     if min(ordinals) < 1 or max(ordinals) > PER_PERSON_LIMIT_MAX:
