@@ -38,9 +38,11 @@ FORBIDDEN_FIELDS: Final = frozenset(
 )
 """Names (dashes read as underscores, any case) whose values never reach a log."""
 
-_NAMES = r"person_token|out_request_no|secret|token|password|authorization|signature|master_key"
+_NAMES = r"person_token|out_request_no|secret|token|password|authorization|signature(?:[-_]input)?|master_key"
 _IN_TEXT: Final = re.compile(
-    rf"""(?ix) (["']? \b (?:{_NAMES}) \b ["']? \s* [:=] \s*) (?: "[^"]*" | '[^']*' | (?:bearer\s+)? [^\s,;&}}]+ )"""
+    rf"""(?ix)
+    (["']? \b (?:{_NAMES}) \b ["']? \s* [:=] \s*)
+    (?: "[^"]*" | '[^']*' | (?:bearer\s+)? [^\s,;&}}]+ )"""
 )
 _BEARER: Final = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]+")
 _CREDENTIALS_IN_URL: Final = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@")
@@ -118,17 +120,15 @@ def _masked(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever a caller l
     if name.lower().replace("-", "_") in FORBIDDEN_FIELDS:
         return MASK
     match value:
-        case str():
-            return mask_text(value)
+        case None | bool() | int() | float():
+            return value
         case bytes():
             return mask_text(value.decode("utf-8", "replace"))
         case Mapping():
             return {str(k): _masked(str(k), v) for k, v in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_masked("", item) for item in value]
-        case None | bool() | int() | float():
-            return value
-        case _:
+        case _:  # text, or anything else as its text
             return mask_text(str(value))
 
 
