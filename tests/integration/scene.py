@@ -7,10 +7,13 @@ import asyncpg
 from redis.asyncio import Redis
 
 from couponsvc.gate.grabbing import SCRIPT, grab_command
+from couponsvc.ledger import codes
 from couponsvc.reconcile.snapshot import read_gate, read_ledger
+from couponsvc.support.sealing import MasterKey
 from couponsvc.values import keys, wire
 from couponsvc.values.drop import Drop, DropStatus, VoucherTerms
 from couponsvc.values.grab import Grab
+from tests.conftest import MASTER_KEY
 
 OPENS_MS = 1_700_000_000_000
 CLOSES_MS = 4_000_000_000_000
@@ -22,7 +25,7 @@ WITH partner AS (
   ON CONFLICT (partner_id) DO UPDATE SET name = excluded.name RETURNING partner_no
 ), program AS (
   INSERT INTO programs (program_id, name, region, sealed_code_key)
-  VALUES ('qingdao-2022', 'Qingdao', '370200', '')
+  VALUES ('qingdao-2022', 'Qingdao', '370200', $6)
   ON CONFLICT (program_id) DO UPDATE SET name = excluded.name RETURNING program_no
 ), template AS (
   INSERT INTO templates (program_no, template_id, name, face_value_fen, min_spend_fen, valid_for_ms)
@@ -58,7 +61,8 @@ async def make_drop(
     pool: "asyncpg.Pool[asyncpg.Record]", drop_id: str = "drop-a", *, quantity: int = 10, limit: int = 1
 ) -> Drop:
     """A drop that is open, in Postgres only."""
-    drop_no = await pool.fetchval(_MAKE_DROP, drop_id, quantity, limit, OPENS_MS, CLOSES_MS)
+    sealed = MasterKey.from_base64(MASTER_KEY).seal(bytes(codes.KEY_BYTES), codes.KEY_PURPOSE)
+    drop_no = await pool.fetchval(_MAKE_DROP, drop_id, quantity, limit, OPENS_MS, CLOSES_MS, sealed)
     return await drop_now(pool, drop_no)
 
 

@@ -1,6 +1,7 @@
 """The continuous look: loads what is not loaded, applies what is behind, finds drift and mends it."""
 
 import dataclasses
+import math
 from collections import Counter
 from time import monotonic
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 import asyncpg
 from redis.asyncio import Redis
 
+from couponsvc import limits
 from couponsvc.gate.definition import DefinitionResult, apply_definition
 from couponsvc.gate.loading import LoadIncomplete
 from couponsvc.reconcile import metrics
@@ -21,6 +23,8 @@ from couponsvc.support import logs
 
 PROOF_LOOKS_COUNT: Final = 3
 """Looks in a row that must agree before a drop in motion counts as wrong."""
+AHEAD_FOR_S: Final = 2 * limits.STATEMENT_TIMEOUT_MS / 1000
+"""Lowering a quantity takes units from Redis before Postgres commits; past this it never will."""
 REBUILD_PAUSES_S: Final = (0, 1, 5, 30)
 """Before the next rebuild of a drop that was rebuilt and is still wrong: its cause is elsewhere."""
 
@@ -33,6 +37,7 @@ class Attention:
 
     seen_loaded: bool = False
     streaks: Counter[Kind] = dataclasses.field(default_factory=Counter)
+    ahead_since: float = math.inf
     rebuild_count: int = 0
     not_before: float = 0.0
     epoch: int = 0
@@ -107,6 +112,10 @@ class Attendant:
     @staticmethod
     def _proven(look: Look, findings: list[Finding], attention: Attention) -> list[Finding]:
         """Those that hold: exact at rest or where nothing is loaded, otherwise seen often in a row."""
+        now = monotonic()
+        attention.ahead_since = min(attention.ahead_since, now) if look.ahead else math.inf
+        if now - attention.ahead_since < AHEAD_FOR_S:
+            findings = [finding for finding in findings if finding.kind is not Kind.AHEAD]
         kinds = {finding.kind for finding in findings}
         attention.streaks = Counter({kind: attention.streaks[kind] + 1 for kind in kinds})
         if look.at_rest or not look.loaded:

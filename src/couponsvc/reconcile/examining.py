@@ -53,7 +53,7 @@ async def examine(
         if mend and not look.loaded and not look.epoch_moved:
             return Examination(look, look.judge(), in_motion=False)
         applied = await apply_definition(redis, look.ledger.drop) if mend and look.behind else None
-        if look.loaded and look.at_rest and not look.behind:
+        if look.loaded and look.at_rest and not (look.behind or look.ahead):
             findings = look.judge() or await _compare(pool, redis, look, at_rest=True)
             again = await take_look(pool, redis, shard, drop_no)
             if again == look:
@@ -69,7 +69,7 @@ async def examine(
 
 async def _judge_restless(pool: "Pool[asyncpg.Record]", redis: Redis, first: Look, look: Look) -> Examination:
     drop = look.ledger.drop
-    if not look.loaded:
+    if not look.loaded or look.ahead:
         return Examination(look, look.judge(), in_motion=False)
     if look.behind:
         return Examination(look, [_behind(look)], in_motion=False)

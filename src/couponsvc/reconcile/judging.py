@@ -24,7 +24,10 @@ class Kind(enum.StrEnum):
     SOLD_OUT = "sold_out"
     """I5: nothing is available or pending, yet Postgres has not issued the whole quantity."""
     DEFINITION = "definition"
-    """Redis holds rules of the drop's version that differ from those of Postgres, or a newer version."""
+    """Redis holds an older definition, or other rules under the version of Postgres."""
+    AHEAD = "ahead"
+    """Redis holds a newer definition than Postgres: units are being taken from stock, or Postgres
+    lost a commit. Only time tells which."""
     HOLDERS = "holders"
     """I8: the holders are not as many as pending and issued, or not those of Postgres."""
     ROWS = "rows"
@@ -65,9 +68,9 @@ def judge_at_rest(gate: GateSide, ledger: LedgerSide) -> list[Finding]:
     if state.issued != ledger.issued:
         detail = f"Postgres has issued {ledger.issued}, Redis noted {state.issued}"
         findings.append(Finding(Kind.ISSUED, abs(ledger.issued - state.issued), detail))
-    if state.available == 0 and ledger.issued != ledger.drop.quantity:
-        detail = f"nothing is available and {ledger.drop.quantity - ledger.issued} are not issued"
-        findings.append(Finding(Kind.SOLD_OUT, ledger.drop.quantity - ledger.issued, detail))
+    if state.available == 0 and ledger.issued != state.quantity:
+        detail = f"nothing is available and {state.quantity - ledger.issued} are not issued"
+        findings.append(Finding(Kind.SOLD_OUT, abs(state.quantity - ledger.issued), detail))
     return findings
 
 
@@ -119,7 +122,7 @@ def _judge_redis_alone(gate: GateSide, state: Counters) -> list[Finding]:
 def _judge_definition(state: Counters, drop: Drop) -> list[Finding]:
     if state.version > drop.version:
         detail = f"Redis holds version {state.version}, Postgres {drop.version}"
-        return [Finding(Kind.DEFINITION, 1, detail)]
+        return [Finding(Kind.AHEAD, 1, detail)]
     if state.version < drop.version:
         return []  # behind: to be applied, not drift
     rules = (drop.quantity, drop.per_person_limit, drop.opens_ms, drop.closes_ms, int(drop.status))

@@ -40,6 +40,12 @@ class Look(NamedTuple):
         return state is not None and state.version < self.ledger.drop.version
 
     @property
+    def ahead(self) -> bool:
+        """Whether Redis holds a newer definition: an operator is taking units from stock just now."""
+        state = self.before.state
+        return state is not None and state.version > self.ledger.drop.version
+
+    @property
     def at_rest(self) -> bool:
         """Whether nothing was pending and nothing moved: then the comparison is exact."""
         state = self.before.state
