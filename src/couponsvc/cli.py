@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from couponsvc.admission_cli import key_app, partner_app
 from couponsvc.processes.run_file import adopt_running
@@ -40,6 +41,8 @@ app.add_typer(key_app, name="key")
 DataDir = Annotated[Path, typer.Option(help="Where `couponsvc up` keeps its files.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="API processes on the port.")]
 DEFAULT_DATA_DIR = Path("var")
+EXIT_INTERRUPTED = 130
+"""As a shell reports Ctrl-C."""
 
 
 @app.command()
@@ -115,14 +118,15 @@ def apply(
     """Create or update a program with its templates and drops; print what changed."""
     from couponsvc.client import ApiClient, ApiRefused, CredentialsError, Unreachable, read_credentials
     from couponsvc.processes.run_file import read_run_file
-    from couponsvc.programs.apply import apply_program
+    from couponsvc.programs.apply import apply_program, summary
     from couponsvc.programs.program_file import ProgramFileError, read_program_file
 
     try:
         program = read_program_file(file)
         url = url or read_run_file(data_dir).url
         with ApiClient(url, token or read_credentials(data_dir).operator_token) as client:
-            apply_program(client, program, lambda applied: typer.echo(str(applied)))
+            done = apply_program(client, program, lambda applied: typer.echo(str(applied)))
+            typer.echo(summary(done))
     except ProgramFileError as error:
         raise ProcessFailed(str(error), EXIT_USAGE) from error
     except ApiRefused as error:
@@ -163,7 +167,18 @@ def check(
 def main() -> None:
     """Run the command line; the process ends with one of the contract's exit codes."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except ProcessFailed as error:
         typer.echo(f"couponsvc: {error}", err=True)
         sys.exit(error.exit_code)
+    except TyperException as error:
+        sys.exit(_wrong_usage(error.format_message()))
+    except typer.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _wrong_usage(message: str) -> int:
+    """Say on one line what is wrong; where nothing was asked, the help was shown already."""
+    if message.strip():
+        typer.echo(f"couponsvc: {' '.join(message.split())} See `couponsvc --help`.", err=True)
+    return EXIT_USAGE

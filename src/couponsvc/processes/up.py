@@ -70,6 +70,7 @@ class Up:
         async with AsyncExitStack() as stack:
             make_data_dir(self._data_dir, Account.current())
             stack.enter_context(self._locked())
+            remove_run_file(self._data_dir)  # of a run that was killed
             port = stack.enter_context(reserve_port(self._options.host, self._options.port))
             starting = asyncio.create_task(self._start(stack, port))
             stopping = asyncio.create_task(self._stop.wait())
