@@ -33,6 +33,8 @@ from couponsvc.programs.apply import apply_program
 from couponsvc.programs.program_file import ProgramFile
 from couponsvc.support.redis_client import open_redis
 
+PLAIN_WIDTH: Final = 120
+"""Columns where there is no terminal that could say."""
 EXIT_NOT_SO: Final = 1
 EXIT_CANNOT_START: Final = 3
 EXIT_INTERRUPTED: Final = 130
@@ -73,9 +75,11 @@ class _Rush:
         return [drop.drop_id for drop in self.program.drops]
 
 
-def run_demo(options: DemoOptions, console: Console | None = None) -> int:
+def run_demo(options: DemoOptions) -> int:
     """Run the demo. Returns its exit code: 0 promises kept, 1 one is broken, 3 it cannot start."""
-    console = console or Console()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Screen(console) as screen:

@@ -41,7 +41,8 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # not the buffered reader: its lock would outlive this thread
+        pass
     os._exit(1)
 
 
@@ -49,22 +50,24 @@ async def _run(plan: CrowdPlan) -> None:
     key = signing_key(plan.key_id, plan.secret)
     async with GrabClient(plan.base_url, key, connections_max_count=plan.connections_count) as client:
         people = People(client, plan)
-        telling = asyncio.create_task(_tell(client, people))
+        began_s = time.process_time()
+        telling = asyncio.create_task(_tell(client, people, began_s))
         try:
             await people.rush()
         finally:
             telling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await telling
-        cpu_s = time.process_time()
+        cpu_s = time.process_time() - began_s
         write_presses(Path(plan.records_path), people.presses)
         _say(Progress(client.requests_count, people.outcomes, cpu_s, finished=True))
 
 
-async def _tell(client: GrabClient, people: People) -> None:
+async def _tell(client: GrabClient, people: People, began_s: float) -> None:
     while True:
         await asyncio.sleep(PROGRESS_EVERY_S)
-        _say(Progress(client.requests_count, people.outcomes, time.process_time(), finished=False))
+        cpu_s = time.process_time() - began_s
+        _say(Progress(client.requests_count, people.outcomes, cpu_s, finished=False))
 
 
 def _say(progress: Progress) -> None:

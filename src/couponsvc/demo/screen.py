@@ -39,7 +39,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def show(
         self, since_opening_s: float, drops: list[dict[str, Any]], requests_count: int, outcomes: Counter[str]

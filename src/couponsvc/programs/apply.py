@@ -5,7 +5,8 @@ templates, then drops, because each names the one before. Every step is idempote
 was cut off is simply run again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +18,8 @@ from couponsvc.values.moment import rfc3339, unix_ms
 CREATED: Final = "created"
 UPDATED: Final = "updated"
 UNCHANGED: Final = "unchanged"
+_TAKEN_OVER: Final = ("face_value_fen", "min_spend_fen", "valid_for_hours")
+"""Terms that a drop takes over from its template when it is defined again: they too may change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,22 @@ def apply_program(api: ApiClient, file: ProgramFile, tell: Callable[[Applied], N
     return done
 
 
+def summary(done: Sequence[Applied]) -> str:
+    """One line over all items: `nothing changed`, or how many of what."""
+    counts = Counter(applied.change for applied in done)
+    if counts[UNCHANGED] == len(done):
+        return "nothing changed"
+    return ", ".join(
+        f"{counts[change]} {change}" for change in (CREATED, UPDATED, UNCHANGED) if counts[change]
+    )
+
+
 def _compare(item: Item, status: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Applied:
     if status == 201 or before is None:  # noqa: PLR2004 - 201 Created
         return Applied(item.what, CREATED, ())
     fields = tuple(
         f"{name}: {_shown(before.get(name))} → {_shown(after.get(name))}"
-        for name in item.body
+        for name in (*item.body, *(_TAKEN_OVER if "template_id" in item.body else ()))
         if _comparable(before.get(name)) != _comparable(after.get(name))
     )
     return Applied(item.what, UPDATED if fields else UNCHANGED, fields)
