@@ -61,7 +61,7 @@ class UpProcess:
     def wait_until_listening(self) -> "UpProcess":
         def listening() -> bool:
             assert self.process.poll() is None, self.log()
-            return (self.data_dir / "run.json").exists()
+            return "listening on http://" in self.log()
 
         wait_until(listening, "up listens")
         return self
