@@ -11,6 +11,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from couponsvc.support.bulk import BulkConnection
 from couponsvc.support.lua import LuaScript, ScriptMismatch
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
@@ -101,8 +102,7 @@ async def load_epoch(redis: Redis, drop: Drop, issued: int, rows: AsyncIterable[
     state_key, holders_key = _epoch_keys(drop.shard, drop.drop_no, drop.epoch)
     if await unload_epoch(redis, drop.shard, drop.drop_no, drop.epoch) is UnloadResult.OPEN:
         raise LoadRefused(f"drop {drop.drop_id}: epoch {drop.epoch} is published already")
-    async for chunk in rows:
-        await redis.execute_command("HSET", holders_key, *chunk)  # type: ignore[no-untyped-call]
+    await _store(redis, holders_key, rows)
     reply: bytes = await _PUBLISH.run(
         redis,
         [keys.shard_key(drop.shard), state_key, holders_key],
@@ -163,6 +163,19 @@ async def unload_epoch(redis: Redis, shard: int, drop_no: int, epoch: int) -> Un
         redis, [keys.shard_key(shard), *_epoch_keys(shard, drop_no, epoch)], [drop_no, epoch]
     )
     return UnloadResult(reply.decode())
+
+
+async def _store(redis: Redis, holders_key: str, rows: AsyncIterable[Sequence[str]]) -> None:
+    """Write chunks into a hash; while Redis takes one in, the next is read."""
+    async with BulkConnection(redis) as bulk:
+        sent = False
+        async for chunk in rows:
+            if sent:
+                await bulk.reply()
+            await bulk.send("HSET", holders_key, *chunk)
+            sent = True
+        if sent:
+            await bulk.reply()
 
 
 def _epoch_keys(shard: int, drop_no: int, epoch: int) -> tuple[str, str]:

@@ -1,13 +1,14 @@
 """The holders of a drop: streamed from Postgres in chunks, compared with Redis note by note."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.reconcile.snapshot import QUERIES, Pool
+from couponsvc.support.bulk import BulkConnection
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
 from couponsvc.values.grab import holder_of
@@ -62,20 +63,17 @@ async def compare_holders(
     """
     key = keys.holders_key(drop.shard, drop.drop_no, drop.epoch)
     row_count = missing = differing = 0
-    async for chunk in stream_holders(pool, drop.drop_no, after_seq):
-        fields, expected = chunk[::2], [note.encode() for note in chunk[1::2]]
-        found: Sequence[bytes | None] = await _fields_of(redis, key, fields)
-        row_count += len(fields)
-        if found == expected:
-            continue
-        for note, wanted in zip(found, expected, strict=True):
-            if note is None:
-                missing += 1
-            elif note != wanted and (at_rest or note != wanted.split(b" ", 1)[0]):
-                differing += 1
+    async with BulkConnection(redis) as bulk:
+        async for chunk in stream_holders(pool, drop.drop_no, after_seq):
+            await bulk.send("HMGET", key, *chunk[::2])
+            expected = [note.encode() for note in chunk[1::2]]
+            found: list[bytes | None] = await bulk.reply()
+            row_count += len(expected)
+            if found == expected:
+                continue
+            for note, wanted in zip(found, expected, strict=True):
+                if note is None:
+                    missing += 1
+                elif note != wanted and (at_rest or note != wanted.split(b" ", 1)[0]):
+                    differing += 1
     return HolderDrift(row_count, missing, differing)
-
-
-async def _fields_of(redis: Redis, key: str, fields: list[str]) -> list[bytes | None]:
-    reply: Any = await redis.hmget(key, fields)
-    return list(reply)
