@@ -40,7 +40,7 @@ class BulkConnection:
         Raises:
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: the connection broke.
         """
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type] - its stub says a tuple of one
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes one argument only
         await self._connection.send_packed_command([packed], check_health=False)
 
     async def reply(self) -> Any:  # noqa: ANN401 - as many shapes as there are commands
