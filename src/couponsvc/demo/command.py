@@ -6,8 +6,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -68,11 +68,18 @@ class _Rush:
     program: ProgramFile
     opens_s: float
     crowd: Crowd
-    cpu: dict[str, float]
+    cpu_before: Mapping[str, float] = field(default_factory=dict)
+    cpu_whole: dict[str, float] = field(default_factory=dict)
+    cpu_until_gone: dict[str, float] = field(default_factory=dict)
 
     @property
     def drop_ids(self) -> list[str]:
         return [drop.drop_id for drop in self.program.drops]
+
+    def cpu_so_far(self) -> dict[str, float]:
+        """CPU seconds of every process since the crowd was let in; empty where nothing tells."""
+        so_far = spent(self.cpu_before, cpu_seconds(self.stack.pid))
+        return {**so_far, "clients": self.crowd.cpu_s} if so_far else {}
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -143,7 +150,7 @@ async def _prepare(options: DemoOptions, stack: Stack, crowd: Crowd, api: ApiCli
     opens_s = round(seconds + microseconds / 1e6 + LEAD_S, 3)
     program = program.moved_to(datetime.fromtimestamp(opens_s, UTC))
     apply_program(api, program, lambda applied: screen.say(str(applied)))
-    return _Rush(stack, program, opens_s, crowd, {})
+    return _Rush(stack, program, opens_s, crowd)
 
 
 async def _let_in(options: DemoOptions, rush: _Rush, api: ApiClient, screen: Screen) -> None:
@@ -161,7 +168,7 @@ async def _let_in(options: DemoOptions, rush: _Rush, api: ApiClient, screen: Scr
         records_path="",
     )
     screen.say(f"{options.persons:,} persons come from {options.processes} processes")
-    before = cpu_seconds(rush.stack.pid)
+    rush.cpu_before = cpu_seconds(rush.stack.pid)
     looking = asyncio.create_task(_look(rush, api, screen))
     try:
         await rush.crowd.rush(split_crowd(plan, options.processes, rush.stack.records_dir))
@@ -171,9 +178,7 @@ async def _let_in(options: DemoOptions, rush: _Rush, api: ApiClient, screen: Scr
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
-    rush.cpu = spent(before, cpu_seconds(rush.stack.pid))
-    if rush.cpu:
-        rush.cpu["clients"] = rush.crowd.cpu_s
+    rush.cpu_whole = rush.cpu_so_far()
 
 
 async def _look(rush: _Rush, api: ApiClient, screen: Screen) -> None:
@@ -183,6 +188,8 @@ async def _look(rush: _Rush, api: ApiClient, screen: Screen) -> None:
         except (ApiRefused, Unreachable) as error:
             screen.say(f"stock unknown: {error}")
         else:
+            if not rush.cpu_until_gone and not any(drop["available"] + drop["pending"] for drop in drops):
+                rush.cpu_until_gone = rush.cpu_so_far()
             screen.show(time.time() - rush.opens_s, drops, rush.crowd.requests_count, rush.crowd.outcomes)
         await asyncio.sleep(LOOK_EVERY_S)
 
@@ -202,7 +209,7 @@ async def _judge(rush: _Rush, api: ApiClient, screen: Screen) -> bool:
     rows = await read_rows(rush.stack.run.postgres_dsn, rush.drop_ids)
     promises, figures = verify(presses, rows), figures_of(presses, rows)
     check = await _check(rush.stack)
-    costs = Costs(rush.cpu, figures.confirmed_count, figures.requests_count)
+    costs = Costs(rush.cpu_whole, rush.cpu_until_gone, figures.confirmed_count, figures.requests_count)
     screen.console.print(result_table(rush.program.program.name, promises, check, figures, costs))
     return all(promise.kept for promise in promises) and check.exit_code == 0
 

@@ -18,10 +18,12 @@ class CheckResult(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """CPU seconds during the rush."""
+    """CPU seconds by process; empty where the system does not tell."""
 
-    by_process: Mapping[str, float]
-    """Empty where the system does not tell."""
+    whole: Mapping[str, float]
+    """From the first early press to the last answer."""
+    until_gone: Mapping[str, float]
+    """To the moment when everything was seen issued; empty where it never was."""
     confirmed_count: int
     requests_count: int
 
@@ -53,11 +55,11 @@ def result_table(
     table.add_section()
     table.add_row("answers", _counts(figures.outcomes))
     table.add_row("pressed", _counts(figures.whys))
-    if costs.by_process:
+    if costs.whole:
         table.add_section()
-        for name, seconds in costs.by_process.items():
-            table.add_row(f"CPU {name}", _cost(seconds, costs))
-        table.add_row("CPU together", _cost(sum(costs.by_process.values()), costs))
+        for name in costs.whole:
+            table.add_row(f"CPU {name}", _cost(costs, [name]))
+        table.add_row("CPU together", _cost(costs, list(costs.whole)))
     return table
 
 
@@ -75,7 +77,12 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _cost(seconds: float, costs: Costs) -> str:
-    per_voucher_us = seconds * 1e6 / max(1, costs.confirmed_count)
-    per_request_us = seconds * 1e6 / max(1, costs.requests_count)
-    return f"{seconds:6.2f} s: {per_request_us:4.0f} µs per request, {per_voucher_us:5.0f} µs per voucher"
+def _cost(costs: Costs, names: Sequence[str]) -> str:
+    """In the whole rush per request; until all was issued per voucher, refusals of that time included."""
+    whole_s = sum(costs.whole[name] for name in names)
+    text = f"{whole_s:6.2f} s, {whole_s * 1e6 / max(1, costs.requests_count):4.0f} µs per request"
+    if costs.until_gone:
+        gone_s = sum(costs.until_gone.get(name, 0.0) for name in names)
+        per_voucher_us = gone_s * 1e6 / max(1, costs.confirmed_count)
+        text += f"; {gone_s:5.2f} s, {per_voucher_us:4.0f} µs per voucher until all were issued"
+    return text
