@@ -1,6 +1,8 @@
 """The holders of a drop: streamed from Postgres in chunks, compared with Redis note by note."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import NamedTuple
 
 import asyncpg
@@ -28,10 +30,12 @@ class HolderDrift(NamedTuple):
 
 async def stream_holders(
     pool: "Pool[asyncpg.Record]", drop_no: int, after_seq: int = 0
-) -> AsyncIterator[list[str]]:
+) -> AsyncGenerator[list[str], None]:
     """The holders of a drop's vouchers, in chunks of `field, note, field, note, …`.
 
     All chunks are of one snapshot of Postgres; vouchers up to number `after_seq` are left out.
+    While a chunk is in use the next one is fetched. Close it (`contextlib.aclosing`) where the
+    last chunk may not be reached.
 
     Raises:
         OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
@@ -41,12 +45,22 @@ async def stream_holders(
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         cursor = await connection.cursor(QUERIES["stream_vouchers"], drop_no, after_seq)
-        while rows := await cursor.fetch(limits.LOAD_CHUNK_COUNT):
-            chunk: list[str] = []
-            for ordinal, partner_no, person_token, out_request_no, seq, issued_ms, code in rows:
-                chunk.append(holder_field(ordinal, holder_of(partner_no, person_token)))
-                chunk.append(write_note(out_request_no, seq, issued_ms, code))
-            yield chunk
+        fetching = asyncio.ensure_future(cursor.fetch(limits.LOAD_CHUNK_COUNT))
+        try:
+            while rows := await fetching:
+                fetching = asyncio.ensure_future(cursor.fetch(limits.LOAD_CHUNK_COUNT))
+                yield _chunk(rows)
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+
+
+def _chunk(rows: "list[asyncpg.Record]") -> list[str]:
+    chunk: list[str] = []
+    for ordinal, partner_no, person_token, out_request_no, seq, issued_ms, code in rows:
+        chunk.append(holder_field(ordinal, holder_of(partner_no, person_token)))
+        chunk.append(write_note(out_request_no, seq, issued_ms, code))
+    return chunk
 
 
 async def compare_holders(
@@ -63,8 +77,8 @@ async def compare_holders(
     """
     key = keys.holders_key(drop.shard, drop.drop_no, drop.epoch)
     row_count = missing = differing = 0
-    async with BulkConnection(redis) as bulk:
-        async for chunk in stream_holders(pool, drop.drop_no, after_seq):
+    async with BulkConnection(redis) as bulk, aclosing(stream_holders(pool, drop.drop_no, after_seq)) as rows:
+        async for chunk in rows:
             await bulk.send("HMGET", key, *chunk[::2])
             expected = [note.encode() for note in chunk[1::2]]
             found: list[bytes | None] = await bulk.reply()

@@ -6,6 +6,7 @@ without a lock. Loading touches keys of the new epoch only. Publishing is a comp
 A reconciler that is paused anywhere in between, for however long, is refused at the end.
 """
 
+from contextlib import aclosing
 from time import monotonic
 from typing import Final
 
@@ -99,7 +100,8 @@ async def load_raised(pool: "Pool[asyncpg.Record]", redis: Redis, raised: Ledger
     """
     drop = raised.drop
     try:
-        await load_epoch(redis, drop, raised.issued, stream_holders(pool, drop.drop_no))
+        async with aclosing(stream_holders(pool, drop.drop_no)) as rows:
+            await load_epoch(redis, drop, raised.issued, rows)
     except LoadRefused as error:
         raise Overtaken(str(error)) from error
     await apply_newer_definition(pool, redis, drop)
