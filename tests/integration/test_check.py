@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from couponsvc.gate.loading import publish_new_drop
 from couponsvc.ledger.drainer import Drainer
-from couponsvc.reconcile.check import ShardCheck, check, check_stream, main, render
+from couponsvc.reconcile.check import DRAINED, check, check_stream, main, render
 from couponsvc.reconcile.judging import Kind
-from couponsvc.reconcile.snapshot import Pool
+from couponsvc.reconcile.snapshot import Pool, StreamSide
 from couponsvc.settings import Settings
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
@@ -47,7 +47,7 @@ async def test_agreement_is_no_drift(pool: "Pool[asyncpg.Record]", redis: Redis,
         3,
     )
     assert line.drift == 0
-    assert await check_stream(redis, 0) == ShardCheck(0, 0)
+    assert await check_stream(redis, 0) == DRAINED
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_grants_that_nobody_commits_are_reported(
     assert [finding.kind for finding in line.findings] == [Kind.STUCK]
     assert (line.available, line.pending, line.issued, line.drift) == (5, 2, 3, 2)
     left = await check_stream(redis, 0, patience_s=0.05)
-    assert left == ShardCheck(2, 1)
+    assert left == StreamSide(2, 1)
     assert "2 grants in 1 entries are left over" in render([line], left)
 
 

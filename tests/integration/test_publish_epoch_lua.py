@@ -1,4 +1,4 @@
-"""publish_epoch.lua, fence_drop.lua, unload_epoch.lua: loading, opening, fencing, removing."""
+"""publish_epoch, fence_drop, unload_epoch and mend_backlog .lua: loading, opening, fencing, removing."""
 
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from couponsvc.gate.loading import (
     UnloadResult,
     fence_drop,
     load_epoch,
+    mend_backlog,
     publish_new_drop,
     unload_epoch,
 )
@@ -162,3 +163,16 @@ async def test_processes_hear_of_a_published_epoch(redis: Redis, redis_url: str)
         assert message is not None
         assert message["data"] == b"7"
     await listener.aclose()
+
+
+async def test_a_backlog_is_forgotten_only_where_the_stream_is_empty(redis: Redis) -> None:
+    drop = any_drop()
+    await publish_new_drop(redis, drop)
+    assert await mend_backlog(redis, 0) == 0
+    assert await redis.hexists(keys.shard_key(0), keys.BACKLOG_FIELD) is False
+    await grab(redis, drop, "a", "b")
+    assert await mend_backlog(redis, 0) == 0
+    assert await redis.hget(keys.shard_key(0), keys.BACKLOG_FIELD) == b"2"
+    await redis.delete(keys.grants_key(0))
+    assert await mend_backlog(redis, 0) == 2
+    assert await redis.hget(keys.shard_key(0), keys.BACKLOG_FIELD) == b"0"

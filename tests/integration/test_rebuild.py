@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
 from couponsvc.gate.loading import LoadIncomplete, publish_new_drop
 from couponsvc.reconcile.rebuild import Overtaken, load_raised, raise_epoch, rebuild
@@ -124,3 +125,22 @@ async def test_a_postgres_that_contradicts_itself_leaves_the_drop_closed(
         await rebuild(pool, redis, drop, 1)
     assert await published(redis, drop) == -1
     assert await grab(redis, await drop_now(pool, drop.drop_no), "a") == "F"
+
+
+async def test_running_out_of_memory_in_mid_load_leaves_the_drop_closed_until_the_next_try(
+    pool: "Pool[asyncpg.Record]", redis: Redis
+) -> None:
+    drop = await make_drop(pool, quantity=60_000)
+    await issue(pool, drop, 50_000)
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", str(used + 2_000_000))
+    try:
+        with pytest.raises(OutOfMemoryError):
+            await rebuild(pool, redis, drop, 0)
+    finally:
+        await redis.config_set("maxmemory", "0")
+    drop = await drop_now(pool, drop.drop_no)
+    assert await published(redis, drop) == 0
+    await rebuild(pool, redis, drop, 0)
+    assert await counters(redis, await drop_now(pool, drop.drop_no)) == (10_000, 0, 50_000, 60_000)
+    assert await redis.exists(keys.holders_key(0, drop.drop_no, drop.epoch)) == 0

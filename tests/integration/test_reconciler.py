@@ -350,6 +350,19 @@ async def test_pending_grants_are_not_drift(
         assert await reconciler.run_once() == ReconcileCounts(looked_at=1)
 
 
+async def test_grants_whose_entry_is_gone_come_back_to_stock(
+    pool: "Pool[asyncpg.Record]", redis: Redis, reconciler: Reconciler
+) -> None:
+    """As after a dead letter: taken off the stream, and nobody could read what it granted."""
+    drop = await make_drop(pool)
+    await reconciler.run_once()
+    await grab(redis, drop, "a", "b")
+    await redis.delete(keys.grants_key(0))
+    assert [(await reconciler.run_once()).drifting for _ in range(3)] == [0, 0, 1]
+    assert await agrees(pool, redis, drop)
+    assert await redis.hget(keys.shard_key(0), keys.BACKLOG_FIELD) == b"0"
+
+
 async def test_units_taken_from_stock_before_postgres_commits_are_not_drift_for_a_while(
     pool: "Pool[asyncpg.Record]", redis: Redis, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ _FENCE: Final = LuaScript(
 _UNLOAD: Final = LuaScript(
     "couponsvc.gate", "unload_epoch", keys=["shard", "state", "holders"], arguments=["drop_no", "epoch"]
 )
+_MEND_BACKLOG: Final = LuaScript("couponsvc.gate", "mend_backlog", keys=["shard", "grants"], arguments=[])
 for _script, _results in ((_PUBLISH, PublishResult), (_FENCE, FenceResult), (_UNLOAD, UnloadResult)):
     if _script.header.returns != tuple((result.value, result.name) for result in _results):
         message = f"{_script.name}.lua returns {_script.header.returns}; {_results.__name__} says otherwise"
@@ -163,6 +164,15 @@ async def unload_epoch(redis: Redis, shard: int, drop_no: int, epoch: int) -> Un
         redis, [keys.shard_key(shard), *_epoch_keys(shard, drop_no, epoch)], [drop_no, epoch]
     )
     return UnloadResult(reply.decode())
+
+
+async def mend_backlog(redis: Redis, shard: int) -> int:
+    """Forget grants that are counted although the stream is empty; how many they were.
+
+    Raises:
+        redis.exceptions.RedisError: the server cannot be reached; calling again is safe.
+    """
+    return int(await _MEND_BACKLOG.run(redis, [keys.shard_key(shard), keys.grants_key(shard)], []))
 
 
 async def _store(redis: Redis, holders_key: str, rows: AsyncIterable[Sequence[str]]) -> None:

@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.gate.definition import DefinitionResult, apply_definition
-from couponsvc.gate.loading import LoadIncomplete
+from couponsvc.gate.loading import LoadIncomplete, mend_backlog
 from couponsvc.reconcile import metrics
 from couponsvc.reconcile.holders import compare_holders
 from couponsvc.reconcile.judging import Finding, Kind
 from couponsvc.reconcile.looking import Look, take_looks
 from couponsvc.reconcile.proofs import prove_numbers, prove_outbox
 from couponsvc.reconcile.rebuild import Overtaken, open_new_drop, rebuild
-from couponsvc.reconcile.snapshot import Pool
+from couponsvc.reconcile.snapshot import Pool, read_stream
 from couponsvc.support import logs
 
 PROOF_LOOKS_COUNT: Final = 3
@@ -82,6 +82,9 @@ class Attendant:
             attention = self._attention.setdefault(look.ledger.drop.drop_no, Attention())
             await self._attend(look, attention, counts)
             counts.looked_at += 1
+        stream = await read_stream(self._redis, self._shard)
+        if stream.backlog and not stream.entry_count and await mend_backlog(self._redis, self._shard):
+            log.error("backlog counted grants that are gone", count=stream.backlog)
         metrics.LAST_LOOK.set_to_current_time()
 
     async def _attend(self, look: Look, attention: Attention, counts: ReconcileCounts) -> None:

@@ -13,11 +13,10 @@ from redis.exceptions import RedisError
 from couponsvc.reconcile.examining import POLL_MS, Examination, examine
 from couponsvc.reconcile.judging import Finding
 from couponsvc.reconcile.proofs import prove_numbers, prove_outbox
-from couponsvc.reconcile.snapshot import QUERIES, Pool, read_ledger
+from couponsvc.reconcile.snapshot import QUERIES, Pool, StreamSide, read_ledger, read_stream
 from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
-from couponsvc.values import keys
 
 PATIENCE_S: Final = 10.0
 """How long pending grants may take to settle: a drainer's take-over included would be longer, so
@@ -31,6 +30,10 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 
 TABLE_HEAD: Final = ("drop", "quantity", "available", "pending", "issued", "drift", "verdict")
+
+
+DRAINED: Final = StreamSide(0, 0)
+"""What the stream must be once every drop is at rest."""
 
 
 class DropCheck(NamedTuple):
@@ -52,13 +55,6 @@ class DropCheck(NamedTuple):
         """By how much the identity fails, or what else is wrong with how many vouchers."""
         missing = abs(self.quantity - self.available - self.pending - self.issued)
         return max([missing, *(finding.amount for finding in self.findings)])
-
-
-class ShardCheck(NamedTuple):
-    """The grant stream of a shard when every drop is at rest: both must be zero."""
-
-    backlog: int
-    entry_count: int
 
 
 async def check(
@@ -95,20 +91,16 @@ async def check(
     ]
 
 
-async def check_stream(redis: Redis, shard: int, *, patience_s: float = PATIENCE_S) -> ShardCheck:
-    """Whether the shard's stream is drained and its backlog counter agrees, waiting for it.
+async def check_stream(redis: Redis, shard: int, *, patience_s: float = PATIENCE_S) -> StreamSide:
+    """The shard's stream; waits for it to be drained, so that both numbers are zero.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
     give_up_at = monotonic() + patience_s
     while True:
-        async with redis.pipeline(transaction=True) as transaction:
-            transaction.hget(keys.shard_key(shard), keys.BACKLOG_FIELD)
-            transaction.xlen(keys.grants_key(shard))
-            backlog, entry_count = await transaction.execute()
-        found = ShardCheck(int(backlog or 0), entry_count)
-        if found == ShardCheck(0, 0) or monotonic() >= give_up_at:
+        found = await read_stream(redis, shard)
+        if found == DRAINED or monotonic() >= give_up_at:
             return found
         await asyncio.sleep(POLL_MS / 1000)
 
@@ -132,12 +124,12 @@ def main(settings: Settings, drop_id: str | None = None) -> int:
     return WRONG if any(line.drift for line in checks) or stream_is_wrong(checks, stream) else OK
 
 
-def stream_is_wrong(checks: Sequence[DropCheck], stream: ShardCheck) -> bool:
+def stream_is_wrong(checks: Sequence[DropCheck], stream: StreamSide) -> bool:
     """Whether grants are left over although no drop of the shard is in motion."""
-    return stream != ShardCheck(0, 0) and not any(line.in_motion for line in checks)
+    return stream != DRAINED and not any(line.in_motion for line in checks)
 
 
-def render(checks: Sequence[DropCheck], stream: ShardCheck) -> str:
+def render(checks: Sequence[DropCheck], stream: StreamSide) -> str:
     """The table as text, a line per drop, then a line per finding."""
     rows = [TABLE_HEAD] + [
         (c.drop_id, *(str(n) for n in (c.quantity, c.available, c.pending, c.issued, c.drift)), _verdict(c))
@@ -165,7 +157,7 @@ def _verdict(line: DropCheck) -> str:
     return "agrees (in motion)" if line.in_motion else "agrees"
 
 
-async def _check_all(settings: Settings, drop_id: str | None) -> tuple[list[DropCheck], ShardCheck]:
+async def _check_all(settings: Settings, drop_id: str | None) -> tuple[list[DropCheck], StreamSide]:
     pool: Any = await open_pool(
         settings.postgres_dsn.get_secret_value(), max_size=2, statement_timeout_ms=STATEMENT_TIMEOUT_MS
     )
@@ -173,7 +165,7 @@ async def _check_all(settings: Settings, drop_id: str | None) -> tuple[list[Drop
     try:
         checks = await check(pool, redis, drop_id, shard=settings.shard)
         in_motion = drop_id is not None or any(line.in_motion for line in checks)
-        stream = ShardCheck(0, 0) if in_motion else await check_stream(redis, settings.shard)
+        stream = DRAINED if in_motion else await check_stream(redis, settings.shard)
     finally:
         await redis.aclose()
         pool.terminate()

@@ -76,7 +76,8 @@ async def _judge_restless(pool: "Pool[asyncpg.Record]", redis: Redis, first: Loo
     if _progress(first) == _progress(look) and look.after.state is not None and look.after.state.pending:
         pending = look.after.state.pending
         detail = f"{pending} grants are pending and none of them was committed; does a drainer run?"
-        return Examination(look, [Finding(Kind.STUCK, pending, detail), *look.judge()], in_motion=False)
+        others = [finding for finding in look.judge() if finding.kind is not Kind.STUCK]
+        return Examination(look, [Finding(Kind.STUCK, pending, detail), *others], in_motion=False)
     findings = look.judge()
     for _ in range(LOOKS_COUNT - 1):
         if not findings:

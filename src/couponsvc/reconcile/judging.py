@@ -37,7 +37,7 @@ class Kind(enum.StrEnum):
     OUTBOX = "outbox"
     """I7: the events do not tell of every voucher exactly once."""
     STUCK = "stuck"
-    """Grants stay pending and none of them is committed."""
+    """Grants stay pending: none of them is committed, or their stream entries are gone."""
 
     @property
     def mended_by_rebuild(self) -> bool:
@@ -112,6 +112,9 @@ def _judge_redis_alone(gate: GateSide, state: Counters) -> list[Finding]:
         )
         amount = abs(state.quantity - sum_of_parts) or -min(state[:3])
         findings.append(Finding(Kind.CONSERVATION, amount, detail))
+    if gate.stranded_count:
+        detail = f"{gate.stranded_count} grants are pending and the stream is empty"
+        findings.append(Finding(Kind.STUCK, gate.stranded_count, detail))
     if gate.holder_count != state.pending + state.issued:
         detail = f"{gate.holder_count} holders for {state.pending} pending + {state.issued} issued"
         amount = abs(gate.holder_count - state.pending - state.issued)
