@@ -212,3 +212,53 @@ def test_the_signature_is_plain_hmac_of_the_documented_base() -> None:
     assert headers[b"signature-input"] == b"sig=" + value
     assert HMAC.verifies(base, hmac.digest(SECRET, base, "sha256"))
     assert set(KEYS) == {"bank-a-1", "bank-b-1", "bank-a-2"}
+
+
+def bare(*headers: tuple[bytes, bytes]) -> GrabRequest:
+    return replace(GrabRequest(body=b""), headers=list(headers))
+
+
+def test_space_around_a_covered_value_is_not_part_of_it() -> None:
+    request = bare((b"x-a", b"1")).signed_as(f'("@method" "@path" "x-a");created={NOW_S};keyid="bank-a-1"')
+    assert request.with_header(b"x-a", b" \t1 \t").verify() == "bank-a-1"
+
+
+def test_an_empty_path_is_signed_as_a_slash() -> None:
+    assert replace(bare(), raw_path=b"/").signed().verify() == "bank-a-1"
+    assert replace(replace(bare(), raw_path=b"/").signed(), raw_path=b"").verify() == "bank-a-1"
+
+
+def test_of_several_signatures_an_unknown_key_is_named_so_that_it_can_be_looked_for() -> None:
+    one = f'a=("@method" "@path");created={NOW_S};keyid="new-key"'
+    two = f'b=("@method" "@path");created={NOW_S};keyid="bank-a-1"'
+    request = replace(
+        bare((b"signature-input", f"{one}, {two}".encode()), (b"signature", b"a=:AQI=:, b=:AQI=:"))
+    )
+    with pytest.raises(UnknownSigner) as unknown:
+        request.verify()
+    assert unknown.value.key_id == "new-key"
+
+
+def test_sizes_are_bounded() -> None:
+    created = f'created={NOW_S};keyid="bank-a-1"'
+    headers = [(b"x-%d" % number, b"v") for number in range(31)]
+    names = " ".join(f'"x-{number}"' for number in range(31))
+    assert bare(*headers).signed_as(f'("@method" {names.replace("x-30", "@path")});{created}').verify()
+    with pytest.raises(SignatureRefused, match="more than 32 components"):
+        bare(*headers).signed_as(f'("@method" "@path" {names});{created}').verify()
+    with pytest.raises(SignatureRefused, match="keyid may have 1 to 128"):
+        bare().signed_as(f'("@method" "@path");created={NOW_S};keyid="{"k" * 129}"').verify()
+    with pytest.raises(SignatureRefused, match="4096 bytes"):
+        bare().signed_as(f'("@method" "@path");{created};nonce="{"n" * 4_096}"').verify()
+    member = b"sha-512=:AAAA:, "
+    good = sign(HMAC, b"POST", b"/", b"", b"x", created_s=0)[0][1]
+    assert digest_refusal(member * 50 + good, b"x") is None
+    assert digest_refusal(member * 70 + good, b"x") is not None
+
+
+def test_components_are_strings() -> None:
+    with pytest.raises(SignatureRefused, match="a component is not a string"):
+        bare(
+            (b"signature-input", b'sig=("@method" "@path" 1);created=%d;keyid="bank-a-1"' % NOW_S),
+            (b"signature", b"sig=:AQI=:"),
+        ).verify()
