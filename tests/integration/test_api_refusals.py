@@ -135,7 +135,9 @@ async def test_an_unforeseen_error_tells_no_internals(
     house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await house.program()
-    await house.pool.execute("ALTER TABLE operations ADD CONSTRAINT planted CHECK (action = 'none') NOT VALID")
+    await house.pool.execute(
+        "ALTER TABLE operations ADD CONSTRAINT planted CHECK (action = 'none') NOT VALID"
+    )
     answer = await house.call("PUT", "/v1/programs/other", {"name": "x"})
     assert code_of(answer) == "internal"
     assert answer.status_code == 500

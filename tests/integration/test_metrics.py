@@ -37,7 +37,7 @@ print(metrics.render().decode())
 
 def read(metrics_dir: Path, *dead: int) -> dict[str, float]:
     """Samples as a process of their own reads them, after it forgot the dead ones."""
-    output = subprocess.run(
+    output = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", READER, *map(str, dead)],
         env=environment(metrics_dir),
         check=True,
@@ -53,7 +53,7 @@ def environment(metrics_dir: Path) -> dict[str, str]:
 
 
 def count_in_a_process(metrics_dir: Path, number: int) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", PROCESS, str(number)],
         env=environment(metrics_dir),
         stdin=subprocess.PIPE,

@@ -10,23 +10,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 import asyncpg
 import structlog
 
-from couponsvc.programs.admission import Holder, read_live_credentials, verifying_key
-from couponsvc.support.sealing import CannotOpen, MasterKey
+from couponsvc.api.credential_table import Credential, CredentialTable
+from couponsvc.api.principal import KeyNotCached, Principal, ScopeMissing, Unauthenticated
+from couponsvc.programs.admission import read_live_credentials
+from couponsvc.support.sealing import MasterKey
 from couponsvc.support.signing import (
     Request,
     SignatureRefused,
     UnknownSigner,
-    VerifyingKey,
     combine,
     verify_request,
 )
+
+__all__ = ["Authenticator", "KeyNotCached", "Principal", "ScopeMissing", "Unauthenticated"]
 
 log = structlog.get_logger("auth")
 
@@ -45,96 +47,6 @@ TOKENS_MAX_COUNT: Final = 1_024
 TOKEN_MAX_BYTES: Final = 512
 
 _POSTGRES_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-
-
-class Unauthenticated(Exception):
-    """The caller is not proven (401); the message is fit for `detail`."""
-
-
-class KeyNotCached(Unauthenticated):
-    """The key is not in the table but may be new: `await refresh_key(key_id)`, then check once more.
-
-    To the outside it says the same as a wrong signature or token.
-    """
-
-    def __init__(self, detail: str, key_id: str) -> None:
-        super().__init__(detail)
-        self.key_id: Final = key_id
-
-
-class ScopeMissing(Exception):
-    """The caller is known but may not do this (403)."""
-
-    def __init__(self, scope: str) -> None:
-        super().__init__(f"This needs the scope {scope}; use a credential that has it.")
-        self.scope: Final = scope
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who a request comes from."""
-
-    key_id: str
-    holder: Holder
-    partner_no: int | None
-    """None for operators and auditors."""
-    partner_id: str | None
-    scopes: frozenset[str]
-
-    def require(self, scope: str) -> None:
-        """Check that the caller may do something.
-
-        Raises:
-            ScopeMissing: the credential has not that scope.
-        """
-        if scope not in self.scopes:
-            raise ScopeMissing(scope)
-
-
-@dataclass(frozen=True, slots=True)
-class _Credential:
-    principal: Principal
-    key: VerifyingKey | None
-    expires_s: float
-
-
-class _Table:
-    """One snapshot of all live credentials; never changed once made."""
-
-    __slots__ = ("by_token_hash", "credentials", "keys", "rows")
-
-    def __init__(
-        self, rows: Sequence[asyncpg.Record], master_key: MasterKey, before: "_Table | None"
-    ) -> None:
-        self.rows: Final[dict[str, asyncpg.Record]] = {}
-        self.credentials: Final[dict[str, _Credential]] = {}
-        self.keys: Final[dict[str, VerifyingKey]] = {}
-        self.by_token_hash: Final[dict[bytes, _Credential]] = {}
-        for row in rows:
-            key_id: str = row["key_id"]
-            if before is not None and before.rows.get(key_id) == row:
-                credential = before.credentials[key_id]  # nothing opened or parsed anew
-            else:
-                try:
-                    credential = _credential(row, master_key)
-                except (CannotOpen, ValueError) as error:
-                    log.error("credential cannot be used", key_id=key_id, reason=str(error))  # noqa: TRY400 - one line says all
-                    continue
-            self.rows[key_id] = row
-            self.credentials[key_id] = credential
-            if credential.key is not None:
-                self.keys[key_id] = credential.key
-            if row["token_hash"] is not None:
-                self.by_token_hash[row["token_hash"]] = credential
-
-
-def _credential(row: asyncpg.Record, master_key: MasterKey) -> _Credential:
-    principal = Principal(
-        row["key_id"], row["holder"], row["partner_no"], row["partner_id"], frozenset(row["scopes"])
-    )
-    expires_at = row["expires_at"]
-    expires_s = inf if expires_at is None else expires_at.timestamp()
-    return _Credential(principal, verifying_key(row, master_key), expires_s)
 
 
 class Authenticator:
@@ -160,7 +72,7 @@ class Authenticator:
         self._pool: Final = pool
         self._master_key: Final = master_key
         self._clock: Final = clock
-        self._table = _Table((), master_key, None)
+        self._table = CredentialTable((), master_key, None)
         self._read_at = self._tried_at = -inf
         self._reading: asyncio.Task[bool] | None = None
         self._reachable = True
@@ -203,7 +115,7 @@ class Authenticator:
             raise Unauthenticated(f"The key {credential.principal.key_id} has expired: use its successor.")
         return credential.principal
 
-    def _bearer(self, authorization: bytes) -> _Credential:
+    def _bearer(self, authorization: bytes) -> Credential:
         kind, _, token = authorization.strip(b" \t").partition(b" ")
         token = token.strip(b" ")
         if kind.lower() != b"bearer" or not 0 < len(token) <= TOKEN_MAX_BYTES:
@@ -258,7 +170,7 @@ class Authenticator:
         async with asyncio.timeout(READ_TIMEOUT_S):
             rows = await read_live_credentials(self._pool)
         if read_at >= self._read_at:  # a slow reading must not undo a later one
-            self._table = _Table(rows, self._master_key, self._table)
+            self._table = CredentialTable(rows, self._master_key, self._table)
             self._read_at = read_at
 
     async def run(self, stop: asyncio.Event) -> None:

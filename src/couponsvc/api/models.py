@@ -24,12 +24,15 @@ from couponsvc.values.voucher import MAX_NUMBER
 
 SLUG_PATTERN: Final = "^[a-z0-9][a-z0-9-]{1,62}$"
 NAME_MAX_CHARS: Final = 200
+NAME_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
+"""Text for people: no control characters, line breaks, or marks that turn the direction of text."""
 FEN_MAX: Final = 2**53 - 1
 """Largest integer that every JSON reader keeps exactly (RFC 8259 §6)."""
 VALID_MAX_HOURS: Final = 24 * 366 * 10
 HOUR_MS: Final = 3_600_000
 PARTNERS_MAX_COUNT: Final = 1_000
 
+_NAME: Final = re.compile(NAME_PATTERN.removesuffix("$")).fullmatch
 _MOMENT: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 ).fullmatch
@@ -52,8 +55,8 @@ def _parse_moment(value: object) -> object:
 
 
 def _parse_name(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("control characters are not allowed")
+    if _NAME(value) is None:
+        raise ValueError("control characters and marks that turn the direction of text are not allowed")
     return value
 
 
@@ -67,7 +70,11 @@ Slug = Annotated[str, Field(pattern=SLUG_PATTERN)]
 Moment = Annotated[
     datetime, BeforeValidator(_parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
-Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARS), AfterValidator(_parse_name)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=NAME_MAX_CHARS, json_schema_extra={"pattern": NAME_PATTERN}),
+    AfterValidator(_parse_name),
+]
 Fen = Annotated[int, Field(le=FEN_MAX)]
 Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 
