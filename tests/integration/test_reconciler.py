@@ -21,6 +21,7 @@ from couponsvc.reconcile.identity import NotMaster, ServerIdentity, read_blessin
 from couponsvc.reconcile.reconciler import Reconciler
 from couponsvc.reconcile.snapshot import Pool
 from couponsvc.settings import Settings
+from couponsvc.support.server_settings import UnsafeServer
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
 from tests.integration.scene import (
@@ -207,6 +208,19 @@ async def test_a_check_that_another_one_overtook_does_not_bless(
         with pytest.raises(ServerChanged):
             await bless_server(pool, redis, 0, await read_identity(redis), previous)
         assert await read_blessing(pool, 0) == other
+
+
+async def test_a_server_that_may_evict_stock_is_not_blessed(
+    pool: "Pool[asyncpg.Record]", redis: Redis, reconciler: Reconciler
+) -> None:
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(UnsafeServer, match="maxmemory-policy"):
+            await reconciler.run_once()
+        assert await read_blessing(pool, 0) is None
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+    assert (await reconciler.run_once()).blessed
 
 
 async def test_one_broken_drop_stays_closed_and_does_not_hold_up_the_others(

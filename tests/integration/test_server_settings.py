@@ -13,13 +13,13 @@ from tests.servers import short_directory
 
 
 @pytest.fixture
-async def connection(database: str) -> "AsyncIterator[Connection[asyncpg.Record]]":
+async def connection(database: str) -> AsyncIterator[Connection]:
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close()
 
 
-async def test_the_embedded_engines_are_safe(redis: Redis, connection: "Connection[asyncpg.Record]") -> None:
+async def test_the_embedded_engines_are_safe(redis: Redis, connection: Connection) -> None:
     await refuse_unsafe(redis, connection)
 
 
@@ -32,7 +32,7 @@ async def test_the_embedded_engines_are_safe(redis: Redis, connection: "Connecti
     ],
 )
 async def test_a_redis_setting_that_loses_data_is_refused_by_name(
-    redis: Redis, connection: "Connection[asyncpg.Record]", setting: str, unsafe: str, cure: str
+    redis: Redis, connection: Connection, setting: str, unsafe: str, cure: str
 ) -> None:
     before = await redis.config_get(setting)
     await redis.config_set(setting, unsafe)
@@ -49,7 +49,7 @@ async def test_a_redis_setting_that_loses_data_is_refused_by_name(
     [("off", False), ("local", False), ("on", True), ("remote_write", True), ("remote_apply", True)],
 )
 async def test_commits_that_do_not_wait_for_the_disk_are_refused(
-    redis: Redis, connection: "Connection[asyncpg.Record]", value: str, *, safe: bool
+    redis: Redis, connection: Connection, value: str, *, safe: bool
 ) -> None:
     await connection.execute(f"SET synchronous_commit = {value}")
     if safe:
@@ -75,7 +75,7 @@ async def test_a_postgres_that_a_power_cut_damages_is_refused(redis: Redis) -> N
         assert f"{setting} off: set it to on" in str(refused.value)
 
 
-async def test_every_fault_is_named_at_once(redis: Redis, connection: "Connection[asyncpg.Record]") -> None:
+async def test_every_fault_is_named_at_once(redis: Redis, connection: Connection) -> None:
     await connection.execute("SET synchronous_commit = off")
     await redis.config_set("maxmemory-policy", "allkeys-random")
     try:
@@ -88,7 +88,7 @@ async def test_every_fault_is_named_at_once(redis: Redis, connection: "Connectio
 
 
 async def test_a_managed_redis_that_forbids_config_is_judged_by_info(
-    redis: Redis, redis_url: str, connection: "Connection[asyncpg.Record]"
+    redis: Redis, redis_url: str, connection: Connection
 ) -> None:
     await redis.acl_setuser(
         "managed",
@@ -110,9 +110,7 @@ async def test_a_managed_redis_that_forbids_config_is_judged_by_info(
         await managed.aclose()
 
 
-async def test_versions_are_those_of_the_product_that_runs(
-    redis: Redis, connection: "Connection[asyncpg.Record]"
-) -> None:
+async def test_versions_are_those_of_the_product_that_runs(redis: Redis, connection: Connection) -> None:
     versions = await server_versions(redis, connection)
     facts = await redis.info("server")
     if "valkey_version" in facts:

@@ -17,6 +17,7 @@ from couponsvc.settings import Settings
 from couponsvc.support import logs
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
+from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
 from couponsvc.values import keys
 
 LEAD_LOCK_KEY: Final = 0x63737263
@@ -36,8 +37,9 @@ AWAY: Final = (
     asyncpg.InterfaceError,
     NotMaster,
     ServerChanged,
+    UnsafeServer,
 )
-"""What passes by itself when a server comes back; anything else is a bug and ends the process."""
+"""What passes when a server comes back or is set right; anything else is a bug and ends the process."""
 
 log = logs.get("reconcile")
 
@@ -77,7 +79,7 @@ class Reconciler:
         Raises:
             OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of the
                 two cannot be asked.
-            NotMaster, ServerChanged: nothing was blessed; try again.
+            NotMaster, ServerChanged, UnsafeServer: nothing was blessed; try again.
         """
         counts = ReconcileCounts()
         if await self._leads():
@@ -148,6 +150,8 @@ class Reconciler:
         if server == previous:
             return False
         log.warning("redis server is unknown", run_id=server.run_id, previous=previous and previous.run_id)
+        async with self._pool.acquire() as connection:
+            await refuse_unsafe(self._doorbell, connection, allow=self._settings.unsafe_servers)
         await bless_server(self._pool, self._redis, self._shard, server, previous)
         return True
 

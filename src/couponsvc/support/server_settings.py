@@ -1,10 +1,11 @@
 """Refuses servers whose settings can lose or forget data, and names the setting to change."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import structlog
+from asyncpg.pool import PoolConnectionProxy
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -16,16 +17,15 @@ DURABLE_COMMITS: Final = frozenset({"on", "remote_write", "remote_apply"})
 
 log = structlog.get_logger("servers")
 
-Connection = asyncpg.Connection
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+"""One of its own, or one borrowed from a pool."""
 
 
 class UnsafeServer(Exception):
     """A server may lose what it was told to keep; the message names each setting and its cure."""
 
 
-async def refuse_unsafe(
-    redis: Redis, connection: "Connection[asyncpg.Record]", *, allow: bool = False
-) -> None:
+async def refuse_unsafe(redis: Redis, connection: Connection, *, allow: bool = False) -> None:
     """Check both servers before anything relies on them.
 
     Args:
@@ -46,7 +46,7 @@ async def refuse_unsafe(
         log.warning("unsafe server allowed", fault=fault)
 
 
-async def server_versions(redis: Redis, connection: "Connection[asyncpg.Record]") -> dict[str, str]:
+async def server_versions(redis: Redis, connection: Connection) -> dict[str, str]:
     """What runs behind this service, for people: `{"redis": "valkey 9.1.2", "postgres": "18.6"}`.
 
     Raises:
@@ -95,7 +95,7 @@ async def _redis_settings(redis: Redis) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in found.items()}
 
 
-async def _postgres_faults(connection: "Connection[asyncpg.Record]") -> list[str]:
+async def _postgres_faults(connection: Connection) -> list[str]:
     faults = []
     version = connection.get_server_version()
     if version.major < POSTGRES_VERSION_MIN:
