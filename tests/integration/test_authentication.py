@@ -323,6 +323,7 @@ async def test_a_secret_of_another_master_key_spoils_only_itself(
     good = await make(pool)
     with capture_logs() as logs:
         await authenticator.load()
+        await authenticator.load()  # told once
     assert [(entry["log_level"], entry["key_id"]) for entry in logs] == [("error", foreign.key_id)]
     assert check(authenticator, signed(key_of(good), clock))
     with pytest.raises(Unauthenticated):

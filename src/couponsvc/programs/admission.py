@@ -8,34 +8,42 @@ import base64
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
+from couponsvc.programs.credential import (
+    SCOPES_OF,
+    CredentialRequest,
+    Holder,
+    InvalidCredential,
+    Kind,
+    NewCredential,
+    checked_scopes,
+)
 from couponsvc.programs.public_key import read_public_key
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.signing import Ed25519Key, HmacKey, VerifyingKey
 from couponsvc.support.sql import Queries
 
+__all__ = [
+    "SCOPES_OF",
+    "Conflict",
+    "CredentialRequest",
+    "Holder",
+    "InvalidCredential",
+    "Kind",
+    "NewCredential",
+    "Unknown",
+]
+
 SQL: Final = Queries("couponsvc.programs", "admission")
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
-Kind = Literal["hmac-sha256", "ed25519", "bearer"]
-Holder = Literal["partner", "operator", "auditor"]
-KINDS: Final[tuple[Kind, ...]] = ("hmac-sha256", "ed25519", "bearer")
-
-SCOPES_OF: Final[dict[Holder, frozenset[str]]] = {
-    "partner": frozenset({"grab", "read", "redeem"}),
-    "operator": frozenset({"operate", "read", "audit"}),
-    "auditor": frozenset({"audit", "read"}),
-}
-"""What each holder may be given at most, and is given where nothing else is asked."""
-
 SECRET_BYTES: Final = 32
 TOKEN_PREFIX: Final = "couponsvc_"  # noqa: S105 - how every token starts
 """Lets scanners find a token that leaked into a repository or a log."""
@@ -58,41 +66,6 @@ class Unknown(Exception):
 
 class Conflict(Exception):
     """It cannot be done to what stands; the message says what to do instead. Nothing was changed."""
-
-
-class InvalidCredential(ValueError):
-    """What is asked for cannot be made; the message says what can."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewCredential:
-    """A credential just made. `secret` and `token` are shown once, and never by `repr`."""
-
-    key_id: str
-    kind: Kind
-    holder: Holder
-    partner_id: str | None
-    scopes: tuple[str, ...]
-    expires_at: datetime | None
-    secret: str | None = field(default=None, repr=False)
-    """hmac-sha256: standard base64 of the key."""
-    token: str | None = field(default=None, repr=False)
-    """bearer: the token."""
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialRequest:
-    """What credential is wanted."""
-
-    holder: Holder
-    kind: Kind
-    partner_id: str | None = None
-    scopes: frozenset[str] | None = None
-    """None: all that the holder may have."""
-    public_key: str | None = field(default=None, repr=False)
-    """ed25519: base64 of 32 raw bytes, or PEM."""
-    label: str = ""
-    expires_at: datetime | None = None
 
 
 async def create_partner(pool: Pool, actor: str, partner_id: str, name: str) -> int:
@@ -281,7 +254,7 @@ def verifying_key(row: asyncpg.Record, master_key: MasterKey) -> VerifyingKey | 
 async def _create(
     connection: Connection, master_key: MasterKey, actor: str, request: CredentialRequest
 ) -> NewCredential:
-    scopes = _checked_scopes(request)
+    scopes = checked_scopes(request)
     partner_no: int | None = None
     if request.partner_id is not None:
         partner_no = await connection.fetchval(SQL["find_partner"], request.partner_id)
@@ -329,18 +302,6 @@ async def _create(
         secret,
         token,
     )
-
-
-def _checked_scopes(request: CredentialRequest) -> tuple[str, ...]:
-    allowed = SCOPES_OF[request.holder]
-    scopes = allowed if request.scopes is None else request.scopes
-    if not scopes or not scopes <= allowed:
-        raise InvalidCredential(f"A credential of {request.holder} may have: {', '.join(sorted(allowed))}.")
-    if (request.holder == "partner") != (request.partner_id is not None):
-        raise InvalidCredential("A partner's credential names the partner; others name none.")
-    if (request.kind == "ed25519") != (request.public_key is not None):
-        raise InvalidCredential("An ed25519 credential needs the holder's public key; others take none.")
-    return tuple(sorted(scopes))
 
 
 async def _record(
