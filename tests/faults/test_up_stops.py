@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from couponsvc.engines.redis import EmbeddedRedis
 from tests.faults.up_process import UpProcess, couponsvc, running, wait_until
 from tests.servers import short_directory, wait_until_gone
 
@@ -87,6 +88,18 @@ def test_what_it_is_given_and_cannot_reach_is_said_in_one_line_and_nothing_stays
     assert "hidden" not in refused.stderr + refused.stdout
     assert not (data_dir / "lock").exists()
     assert wait_until_gone(_on(data_dir)) == []
+
+
+def test_a_redis_that_would_forget_is_refused_by_name_and_cure(data_dir: Path) -> None:
+    redis = EmbeddedRedis(data_dir / "other", settings={"maxmemory-policy": "allkeys-lru"})
+    redis.start()
+    try:
+        refused = couponsvc("up", "--port", "0", "--data-dir", str(data_dir), "--redis-url", redis.url)
+    finally:
+        redis.kill()
+    assert refused.returncode == 3
+    assert "has maxmemory-policy allkeys-lru: set it to noeviction" in refused.stderr
+    assert not (data_dir / "lock").exists()
 
 
 def _on(data_dir: Path) -> list[int]:

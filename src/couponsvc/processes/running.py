@@ -9,11 +9,15 @@ import asyncpg
 import uvloop
 from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from couponsvc.engines.errors import EngineError
 from couponsvc.settings import Settings
 from couponsvc.support import logs
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
 
 EXIT_NOT_SO: Final = 1
 EXIT_USAGE: Final = 2
@@ -66,9 +70,35 @@ def run_process(body: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> N
     logs.configure(settings.log_format, settings.log_level)
 
     async def whole() -> None:
-        await body(settings, stop_on_signals())
+        stop = stop_on_signals()
+        await refuse_unsafe_servers(settings)
+        await body(settings, stop)
 
     run_loop(whole())
+
+
+async def refuse_unsafe_servers(settings: Settings) -> None:
+    """End the process where a server is set unsafely; say which setting, and to what to change it.
+
+    A server that is away is no reason: whether it is safe is asked again by the reconciler,
+    before it blesses the server and a gate decides on it.
+
+    Raises:
+        ProcessFailed: a server may lose data.
+    """
+    redis = open_redis(settings.redis_url, max_connections=1)
+    try:
+        async with (
+            await open_pool(settings.postgres_dsn.get_secret_value(), max_size=1) as pool,
+            pool.acquire() as connection,
+        ):
+            await refuse_unsafe(redis, connection, allow=settings.unsafe_servers)
+    except UnsafeServer as error:
+        raise ProcessFailed(f"unsafe server: {error}", EXIT_UNREACHABLE) from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError):
+        return
+    finally:
+        await redis.aclose()
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -13,8 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import structlog
-
 from couponsvc.engines.child import Child
 from couponsvc.engines.engine import EmbeddedEngine
 from couponsvc.engines.errors import EngineError
@@ -168,33 +166,38 @@ class Supervisor:
         backoff_s = BACKOFF_FIRST_S
         while True:
             started_at = time.monotonic()
-            if (pid := unit.pid) is not None:
-                await self._until_dead(unit)
-                self._on_death(unit, pid)
+            pid = unit.pid
+            await self._until_dead(unit)
             lived_s = time.monotonic() - started_at
             backoff_s = BACKOFF_FIRST_S if lived_s > LIVED_WELL_S else min(backoff_s * 2, BACKOFF_MAX_S)
-            if pid is not None:
+            if pid is not None:  # None: the last start failed, which was logged then
                 self._log.warning(
-                    "process_ended",
+                    "process ended",
                     name=unit.name,
                     pid=pid,
                     exit_code=unit.exit_code,
                     lived_s=round(lived_s, 1),
                     starts_again_in_s=backoff_s,
                 )
+                self._tell_death(unit, pid)
             await asyncio.sleep(backoff_s)
-            await self._start_again(unit, self._log)
+            await self._start_again(unit)
+
+    def _tell_death(self, unit: Unit, pid: int) -> None:
+        try:
+            self._on_death(unit, pid)
+        except Exception:  # whatever it is, the unit must be started again
+            self._log.exception("death not handled", name=unit.name, pid=pid)
 
     @staticmethod
     async def _until_dead(unit: Unit) -> None:
         while unit.pid is not None:  # noqa: ASYNC110 - a pid is no event
             await asyncio.sleep(WATCH_EVERY_S)
 
-    @staticmethod
-    async def _start_again(unit: Unit, log: structlog.stdlib.BoundLogger) -> None:
+    async def _start_again(self, unit: Unit) -> None:
         try:
             await unit.start()
         except (EngineError, OSError) as error:
-            log.error("process_does_not_start", name=unit.name, reason=str(error))  # noqa: TRY400 - expected
+            self._log.error("process does not start", name=unit.name, reason=str(error))
         else:
-            log.info("process_started_again", name=unit.name, pid=unit.pid)
+            self._log.info("process started again", name=unit.name, pid=unit.pid)

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -112,7 +112,8 @@ class Up:
             ProcessUnit(f"api-{number}", ["api"], environment) for number in range(1, options.workers + 1)
         ]
         await self._start_units(stack, workers)
-        url = f"http://{options.host}:{port}"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        url = f"http://{host}:{port}"
         await wait_until_ready(options.host, port, [*behind, *workers])
         write_run_file(self._data_dir, RunFile(url, redis_url, dsn))
         stack.callback(remove_run_file, self._data_dir)
@@ -173,7 +174,8 @@ class Up:
         if isinstance(unit, ProcessUnit):
             from couponsvc.support import metrics  # noqa: PLC0415 - reads the directory at import
 
-            metrics.forget_process(pid)
+            with suppress(OSError):  # it had written none, or they are gone already
+                metrics.forget_process(pid)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
