@@ -97,6 +97,6 @@ async def entries_between(redis: Redis, stream: str, first: str, last: str, coun
 
 
 def _entries(reply: Any) -> list[RawEntry]:  # noqa: ANN401 - redis-py types all answers for text and bytes at once
-    if reply and isinstance(reply[0], list) and reply[0] and isinstance(reply[0][0], tuple):
-        reply = reply[0]  # redis-py wraps RESP3 answers once more in some versions
+    if reply and isinstance(reply[0], list):  # XREADGROUP under RESP3 is wrapped once more
+        reply = reply[0]
     return [RawEntry(*entry) for entry in reply or []]
