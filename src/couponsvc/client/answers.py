@@ -1,6 +1,5 @@
 """Answers to grabs, typed: what the contract's answer table says, from the caller's side."""
 
-from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -19,7 +18,8 @@ REQUEST_MISMATCH: Final = "request_mismatch"
 NOT_STARTED: Final = "not_started"
 UNKNOWN_REQUEST: Final = "unknown_request"
 
-_BY_STATUS: Final = {200: REPEATED, 201: ISSUED, 202: PENDING}
+_BY_STATUS: Final = {0: LOST, 200: REPEATED, 201: ISSUED, 202: PENDING}
+_FIRST_REFUSAL: Final = 300
 
 
 class Voucher(msgspec.Struct, frozen=True):
@@ -52,6 +52,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 _voucher_decoder = msgspec.json.Decoder(Voucher)
 _refusal_decoder = msgspec.json.Decoder(Refusal)
+_NO_REFUSAL: Final = Refusal()
 
 
 class Answer:
@@ -60,6 +61,8 @@ class Answer:
     `sent_ns` and `settled_ns` are this machine's clock (Unix time) when the request was handed to
     the system and when the answer was complete or given up; waiting for a connection is not in it.
     """
+
+    __slots__ = ("body", "outcome", "refusal", "retry_after_s", "sent_ns", "settled_ns", "status")
 
     def __init__(
         self,
@@ -75,13 +78,13 @@ class Answer:
         self.retry_after_s: Final = retry_after_s
         self.sent_ns: Final = sent_ns
         self.settled_ns: Final = settled_ns
-
-    @cached_property
-    def outcome(self) -> str:
+        self.refusal: Final = _read_refusal(body) if status >= _FIRST_REFUSAL else _NO_REFUSAL
+        """The problem; an empty one where there is none."""
+        self.outcome: Final = _BY_STATUS.get(status) or self.refusal.code or f"http_{status}"
         """`issued`, `repeated`, `pending`, `lost`, or the problem's code; `http_<status>` if neither."""
-        if self.status == 0:
-            return LOST
-        return _BY_STATUS.get(self.status) or self.refusal.code or f"http_{self.status}"
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status}, {self.outcome})"
 
     @property
     def confirmed(self) -> bool:
@@ -91,17 +94,9 @@ class Answer:
     @property
     def retryable(self) -> bool:
         """Whether the same number should be asked again: nothing is known, or it may change."""
-        return self.status in (0, 202) or (self.status >= 300 and self.refusal.retryable)  # noqa: PLR2004
+        return self.refusal.retryable or self.status in (0, 202)
 
-    @cached_property
-    def refusal(self) -> Refusal:
-        """The problem; an empty one where the body is none."""
-        try:
-            return _refusal_decoder.decode(self.body)
-        except msgspec.MsgspecError:
-            return Refusal()
-
-    @cached_property
+    @property
     def voucher(self) -> Voucher:
         """The voucher of a 200 or 201.
 
@@ -109,6 +104,13 @@ class Answer:
             msgspec.MsgspecError: the body is no voucher.
         """
         return _voucher_decoder.decode(self.body)
+
+
+def _read_refusal(body: bytes) -> Refusal:
+    try:
+        return _refusal_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _NO_REFUSAL  # a proxy's own page
 
 
 NO_ANSWER: Final = Answer(0, b"")

@@ -46,9 +46,12 @@ async def ask_again(client: GrabClient, presses: Sequence[Press], seed: int) -> 
         [(Why.ASKED_AGAIN, grab, target) for target in (*confirmed, *open_ends)]
         + [(Why.LOOKED_UP, look_up, target) for target in looked_up]
     )
-    async with asyncio.TaskGroup() as lanes:
-        for _ in range(SIDE_BY_SIDE_COUNT):
-            lanes.create_task(lane(todo))
+    try:
+        async with asyncio.TaskGroup() as lanes:
+            for _ in range(SIDE_BY_SIDE_COUNT):
+                lanes.create_task(lane(todo))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import asyncpg
 import uvloop
@@ -169,20 +169,30 @@ async def _let_in(options: DemoOptions, rush: _Rush, api: ApiClient, screen: Scr
     )
     screen.say(f"{options.persons:,} persons come from {options.processes} processes")
     rush.cpu_before = cpu_seconds(rush.stack.pid)
+    rushing = asyncio.create_task(
+        rush.crowd.rush(split_crowd(plan, options.processes, rush.stack.records_dir))
+    )
     looking = asyncio.create_task(_look(rush, api, screen))
     try:
-        await rush.crowd.rush(split_crowd(plan, options.processes, rush.stack.records_dir))
-    except* CrowdFailed as failed:
-        rush.stack.ensure_running()
-        raise failed.exceptions[0] from None
+        await asyncio.wait([rushing, looking], return_when=asyncio.FIRST_COMPLETED)
+        if looking.done():
+            looking.result()  # the service ended; it says why
+        rushing.result()
     finally:
+        rushing.cancel()
         looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        await asyncio.gather(rushing, looking, return_exceptions=True)
     rush.cpu_whole = rush.cpu_so_far()
 
 
-async def _look(rush: _Rush, api: ApiClient, screen: Screen) -> None:
+async def _look(rush: _Rush, api: ApiClient, screen: Screen) -> Never:
+    """Show stock and answers until cancelled.
+
+    Raises:
+        StackFailed: the service ended.
+    """
     while True:
+        rush.stack.ensure_running()
         try:
             drops = await asyncio.to_thread(_read_drops, api, rush.drop_ids)
         except (ApiRefused, Unreachable) as error:
@@ -242,6 +252,7 @@ async def _serve_on(stack: Stack, screen: Screen) -> None:
     screen.say(f"\nserving on {stack.run.url} until Ctrl-C; API documents at {stack.run.url}/docs")
     screen.say(f"credentials: {stack.data_dir / 'credentials.json'}")
     screen.say(f'try: curl -H "Authorization: Bearer <operator token>" {stack.run.url}/v1/programs')
-    while True:
-        await asyncio.sleep(1)
-        stack.ensure_running()
+    with contextlib.suppress(asyncio.CancelledError):  # how one ends it; the result stands
+        while True:
+            await asyncio.sleep(1)
+            stack.ensure_running()

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _PROC: Final = Path("/proc")
+POSTGRES: Final = "postgres"
 _COMMANDS: Final = ("api", "drain", "relay", "reconcile", "up")
 
 
 class _Process(NamedTuple):
     pid: int
     parent: int
-    seconds: float
-    """Of its own, and of children that it has waited for."""
+    own_s: float
+    ended_children_s: float
+    """Of children that it has waited for."""
 
 
 def cpu_seconds(root_pid: int) -> Mapping[str, float]:
@@ -26,7 +28,9 @@ def cpu_seconds(root_pid: int) -> Mapping[str, float]:
     for pid, process in processes.items():
         if _below(pid, root_pid, processes):
             name = _name(pid)
-            seconds[name] = seconds.get(name, 0.0) + process.seconds
+            # A backend that ended counts on in its postmaster; a restarted process of ours does not in `up`.
+            ended_s = process.ended_children_s if name == POSTGRES else 0.0
+            seconds[name] = seconds.get(name, 0.0) + process.own_s + ended_s
     return seconds
 
 
@@ -44,8 +48,13 @@ def _processes() -> Iterator[_Process]:
         except OSError:
             continue  # it ended meanwhile
         # Fields of proc(5), counted from the one after the name: state, ppid, … utime is the 12th.
-        ticks = sum(map(int, fields[11:15]))
-        yield _Process(int(path.parent.name), int(fields[1]), ticks / ticks_per_s)
+        user, system, ended_user, ended_system = map(int, fields[11:15])
+        yield _Process(
+            int(path.parent.name),
+            int(fields[1]),
+            (user + system) / ticks_per_s,
+            (ended_user + ended_system) / ticks_per_s,
+        )
 
 
 def _below(pid: int, root_pid: int, processes: Mapping[int, _Process]) -> bool:
@@ -66,5 +75,5 @@ def _name(pid: int) -> str:
     if "valkey" in program or "redis" in program:
         return "redis"
     if "postgres" in program:
-        return "postgres"
+        return POSTGRES
     return next((command for command in _COMMANDS if command in words[1:5]), "other")

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from couponsvc.client import GrabClient
+from couponsvc.client import GrabClient, Unreachable
 from couponsvc.client.credentials import signing_key
 from couponsvc.demo.person import People
 from couponsvc.demo.plan import PROGRESS_EVERY_S, CrowdPlan, Progress
@@ -37,7 +37,10 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()
     gc.disable()  # hundreds of thousands of small records, no cycles worth looking for
-    uvloop.run(_run(plan))
+    try:
+        uvloop.run(_run(plan))
+    except Unreachable as error:
+        sys.exit(f"couponsvc: demo: {error}")
 
 
 def _end_with_parent() -> None:

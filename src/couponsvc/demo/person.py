@@ -37,11 +37,16 @@ class People:
         self._random: Final = random.Random(plan.seed)  # noqa: S311 - people, not secrets
         self._gone: set[str] = set()
         """Drops that somebody here has seen sold out: nothing is left that a lost answer could hide."""
+        self._reached_s = time.monotonic()
         self.presses: list[Press] = []
         self.outcomes: Counter[str] = Counter()
 
     async def rush(self) -> None:
-        """Let everybody press: some early, most at the opening, some late."""
+        """Let everybody press: some early, most at the opening, some late.
+
+        Raises:
+            Unreachable: nobody has answered for `UNREACHABLE_MAX_S`.
+        """
         count = self._plan.persons_count
         early = range(int(count * shares.EARLY_SHARE))
         late = range(count - int(count * shares.LATE_SHARE), count)
@@ -133,7 +138,10 @@ class People:
             answer = await request
         except Unreachable:
             self.outcomes["unreachable"] += 1
+            if time.monotonic() - self._reached_s > shares.UNREACHABLE_MAX_S:
+                raise
             return NO_ANSWER
+        self._reached_s = time.monotonic()
         self.presses.append(press_of(drop_id, token, number, why, answer))
         self.outcomes["dropped" if answer.outcome == LOST and why is Why.DROPPED else answer.outcome] += 1
         return answer

@@ -23,6 +23,8 @@ ROUNDS_MAX_COUNT: Final = 5
 """How often a person goes through all denominations while refusals say `retryable`."""
 ATTEMPTS_MAX_COUNT: Final = 40
 """Attempts with one number through lost answers, 202 and 503 before somebody gives up: about 30 s."""
+UNREACHABLE_MAX_S: Final = 30.0
+"""After so long without any connection the service is not coming back."""
 PREFERENCES: Final = ((2, 1, 0), (1, 2, 0), (0, 1, 2))
 """Orders in which denominations are tried: places in the list of drops, which rises in value."""
 PREFERENCE_SHARES: Final = (0.5, 0.3, 0.2)

@@ -92,11 +92,15 @@ class Crowd:
         """
         self._records = [Path(plan.records_path) for plan in plans]
         self._progress = [Progress(0, {}, 0.0, finished=False)] * len(plans)
-        async with asyncio.TaskGroup() as following:
-            for place, (process, plan) in enumerate(zip(self._processes, plans, strict=True)):
-                assert process.stdin is not None  # noqa: S101
-                process.stdin.write(msgspec.json.encode(plan) + b"\n")
-                following.create_task(self._follow(place, process))
+        for process, plan in zip(self._processes, plans, strict=True):
+            assert process.stdin is not None  # noqa: S101
+            process.stdin.write(msgspec.json.encode(plan) + b"\n")
+        try:
+            async with asyncio.TaskGroup() as following:
+                for place, process in enumerate(self._processes):
+                    following.create_task(self._follow(place, process))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _follow(self, place: int, process: asyncio.subprocess.Process) -> None:
         async for line in _reader(process):
