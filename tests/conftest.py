@@ -105,4 +105,4 @@ async def _no_task_left_behind() -> AsyncIterator[None]:
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:  # a cancelled task needs a turn of the loop to end
         _, left = await asyncio.wait(left, timeout=0.5)
-    assert not left, f"tasks left behind: {left}"
+    assert not left, f"{len(left)} tasks left behind, among them {list(left)[:3]}"

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from couponsvc.client import ApiClient, ApiRefused, GrabClient, Retries, Unreachable, grab_until_answered
@@ -50,16 +50,22 @@ class Up:
         """Process ids below `up`: `api`, `drain`, `reconcile`, `valkey-server` or `postgres`."""
         found = []
         for pid, command in _descendants(self.process.pid):
-            name = Path(command[0]).name.rstrip(":")
+            name = Path(command[0].split()[0]).name.rstrip(":")
             if name == kind or (len(command) > 3 and command[2] == "couponsvc" and command[3] == kind):
                 found.append(pid)
         return found
 
+    def wait_for(self, kind: str) -> list[int]:
+        """Wait until a process of a kind runs: it may be on its way back."""
+        deadline = monotonic() + READY_S
+        while not (pids := [pid for pid in self.pids(kind) if _runs(pid)]):
+            assert monotonic() < deadline, f"no {kind} comes back"
+            sleep(0.02)
+        return pids
+
     def kill(self, kind: str) -> None:
         """SIGKILL every process of a kind."""
-        pids = self.pids(kind)
-        assert pids, f"no {kind} is running to be killed"
-        for pid in pids:
+        for pid in self.wait_for(kind):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -154,12 +160,12 @@ class Rush:
         with self.up.operator() as operator:
             operator.put("/v1/programs/fault", {"name": "Fault", "region": "370200"})
             operator.put(
-                "/v1/programs/fault/templates/t",
+                "/v1/programs/fault/templates/dining-20",
                 {"name": "T", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
             )
             body = {
                 "program_id": "fault",
-                "template_id": "t",
+                "template_id": "dining-20",
                 "quantity": self.quantity,
                 "per_person_limit": 1,
                 "opens_at": (now - timedelta(minutes=1)).isoformat(),
@@ -229,12 +235,14 @@ class Rush:
         assert set(refused) <= {"sold_out"}, refused
         assert len(confirmed) == self.quantity, (len(confirmed), refused)
         async with GrabClient(self.up.url, self.up.key) as client:
-            seqs, codes = set(), set()
-            for number in sorted(confirmed):
-                again = await client.grab(self.drop_id, self.holder_of[number], number)
+            numbers = sorted(confirmed)
+            answers = await asyncio.gather(
+                *(client.grab(self.drop_id, self.holder_of[number], number) for number in numbers)
+            )
+            for number, again in zip(numbers, answers, strict=True):
                 assert (again.status, again.body) == (200, self.first_201[number])
-                seqs.add(again.voucher.seq)
-                codes.add(again.voucher.code)
+        seqs = {answer.voucher.seq for answer in answers}
+        codes = {answer.voucher.code for answer in answers}
         assert seqs == set(range(1, self.quantity + 1))
         assert len(codes) == self.quantity
         check = await asyncio.to_thread(run_check, self.up.data_dir)
@@ -252,7 +260,10 @@ def run_check(data_dir: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def copy_redis_data(up: Up, to: Path) -> None:
-    """A copy of the Redis files as they are at this moment."""
-    shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(up.data_dir / "redis", to, symlinks=True)
+def copy_owned(source: Path, target: Path) -> None:
+    """Replace `target` by a copy of a directory, owners included: an engine may run under another account."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
+    for path in [source, *source.rglob("*")]:
+        info = path.stat()
+        shutil.chown(target / path.relative_to(source), info.st_uid, info.st_gid)

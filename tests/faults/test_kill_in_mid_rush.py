@@ -3,11 +3,10 @@
 import asyncio
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.faults.rush import Rush, Up, copy_redis_data, running_up
+from tests.faults.rush import Rush, Up, copy_owned, running_up
 from tests.servers import short_directory
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -22,12 +21,16 @@ async def rush_with(fault: Callable[[Up], None], *options: str, times: int = 2) 
             rush = Rush(up, QUANTITY, PERSONS)
             await asyncio.to_thread(rush.define)
             running = asyncio.create_task(rush.run())
-            for done in range(1, times + 1):
-                while len(rush.first_201) < done * QUANTITY // (times + 2):
-                    assert not running.done(), "the rush ended before the fault"
-                    await asyncio.sleep(0.002)
-                await asyncio.to_thread(fault, up)
-            await running
+            try:
+                for done in range(1, times + 1):
+                    while len(rush.first_201) < done * QUANTITY // (times + 2):
+                        assert not running.done(), "the rush ended before the fault"
+                        await asyncio.sleep(0.002)
+                    await asyncio.to_thread(fault, up)
+                await running
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
             await rush.judge()
             return rush
 
@@ -39,10 +42,11 @@ async def test_killing_any_process_twice_loses_and_doubles_nothing(kind: str) ->
 
 async def test_losing_redis_with_all_its_data_loses_and_doubles_nothing() -> None:
     def wipe(up: Up) -> None:
+        up.wait_for("valkey-server")
         with up.supervision_paused():
             up.kill("valkey-server")
             up.gone("valkey-server")
-            _empty(up.data_dir / "redis" / "data")
+            shutil.rmtree(up.data_dir / "redis" / "appendonlydir")
 
     await rush_with(wipe)
 
@@ -53,14 +57,13 @@ async def test_a_redis_restored_from_an_older_copy_is_checked_before_it_answers(
 
         def fault(up: Up) -> None:
             if not old.exists():
-                copy_redis_data(up, old)
+                copy_owned(up.data_dir / "redis", old)
                 return
+            up.wait_for("valkey-server")
             with up.supervision_paused():
                 up.kill("valkey-server")
                 up.gone("valkey-server")
-                shutil.rmtree(up.data_dir / "redis")
-                shutil.copytree(old, up.data_dir / "redis", symlinks=True)
-                _own_like(old, up.data_dir / "redis")
+                copy_owned(old, up.data_dir / "redis")
 
         await rush_with(fault)
 
@@ -93,16 +96,3 @@ async def test_a_healed_service_keeps_its_data_over_a_restart_of_everything() ->
         async with running_up(base / "data") as again:
             rush.up = again
             await rush.judge()
-
-
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _own_like(source: Path, target: Path) -> None:
-    """Give copied files the owner of the originals: the engine may run under another account."""
-    for path in [source, *source.rglob("*")]:
-        place = target / path.relative_to(source)
-        info = path.stat()
-        shutil.chown(place, info.st_uid, info.st_gid)

@@ -86,6 +86,7 @@ class ApiProcess:
         """
         pool = await open_pool(settings.postgres_dsn.get_secret_value(), max_size=POOL_MAX_COUNT)
         authenticator = Authenticator(pool, MasterKey.from_base64(settings.master_key.get_secret_value()))
+        await authenticator.load()
         redis = open_redis(settings.redis_url)
         listener = open_redis(settings.redis_url, socket_timeout_s=None)
         return cls(settings, pool, redis, listener, authenticator)

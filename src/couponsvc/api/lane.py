@@ -142,7 +142,14 @@ class GrabLane:
         return Answer(AnswerKind.CLOSED, reason="rebuilding")
 
     async def _authenticate(self, scope: Scope, body: bytes) -> Principal:
-        arguments = (scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], body)
+        arguments = (
+            scope["method"],
+            scope["raw_path"],
+            scope["query_string"],
+            scope["headers"],
+            body,
+            scope["scheme"],
+        )
         try:
             try:
                 return self._authenticator.check(*arguments)

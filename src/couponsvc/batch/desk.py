@@ -17,7 +17,6 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from couponsvc import limits
 from couponsvc.batch import answering, metrics
@@ -25,6 +24,7 @@ from couponsvc.batch.ticket import Ticket
 from couponsvc.batch.waiting import Flight, LookUp, WaitingRoom
 from couponsvc.gate.connection import GateClosed, ReplyLost
 from couponsvc.gate.grabbing import OUTCOME_OF, Decision, grab_command
+from couponsvc.support.subscription import listen
 from couponsvc.values import keys, wire
 from couponsvc.values.answer import Answer, AnswerKind
 from couponsvc.values.drop import Drop
@@ -196,18 +196,9 @@ class Desk:
 
         What is missed while disconnected is found by look-up.
         """
-        channel = keys.confirm_channel(self._shard, self.origin)
-        while True:
-            try:
-                async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(channel)
-                    async for message in subscription.listen():
-                        self._receive(message["data"])
-            except (RedisError, OSError) as error:
-                log.warning("confirmation channel lost", error=type(error).__name__)
-                await asyncio.sleep(limits.GATE_RECHECK_MS / 1000)
+        await listen(redis, keys.confirm_channel(self._shard, self.origin), self._receive)
 
-    def _receive(self, data: bytes) -> None:
+    async def _receive(self, data: bytes) -> None:
         try:
             self._room.confirm(wire.decode_confirmations(data))
         except (msgspec.MsgspecError, ValueError, IndexError) as error:

@@ -12,9 +12,9 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from couponsvc import limits
+from couponsvc.support.subscription import listen
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
 from couponsvc.values.voucher import Receipt
@@ -110,31 +110,25 @@ class DropCatalog:
             self._unknown.pop(drop.drop_id, None)
 
     async def run(self, redis: Redis, stop: asyncio.Event) -> None:
-        """Keep every known drop fresh until `stop`: by control message, and all of them by age.
+        """Keep every known drop fresh until cancelled: by control message, and all of them by age.
 
         `redis` is a client of its own without read timeout.
         """
         aging = asyncio.create_task(self._refresh_by_age(stop), name="catalog-by-age")
         try:
-            while not stop.is_set():
-                try:
-                    await self._listen(redis)
-                except (RedisError, OSError) as error:
-                    log.warning("control channel lost", error=type(error).__name__)
-                    await _pause(stop, limits.GATE_RECHECK_MS)
+            await listen(redis, keys.control_channel(self._shard), self._heard)
         finally:
             aging.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await aging
 
-    async def _listen(self, redis: Redis) -> None:
-        async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
-            await subscription.subscribe(keys.control_channel(self._shard))
-            async for message in subscription.listen():
-                drop_id = self._name_of.get(_number(message["data"]))
-                if drop_id is not None:
-                    with contextlib.suppress(OSError, TimeoutError):
-                        await self._reload([drop_id])
+    async def _heard(self, data: bytes) -> None:
+        drop_id = self._name_of.get(int(data)) if data.isdigit() else None
+        if drop_id is not None:
+            try:
+                await self._reload([drop_id])
+            except Exception as error:  # noqa: BLE001 - the next reading by age makes up for it
+                log.warning("definition not read", drop_id=drop_id, error=type(error).__name__)
 
     async def _refresh_by_age(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -143,10 +137,6 @@ class DropCatalog:
             except Exception as error:  # noqa: BLE001 - old definitions are fenced, never wrong
                 log.warning("definitions not refreshed", error=type(error).__name__)
             await _pause(stop, limits.DEFINITION_REFRESH_MS)
-
-
-def _number(data: object) -> int:
-    return int(data) if isinstance(data, bytes | str) and data.isdigit() else 0
 
 
 async def _pause(stop: asyncio.Event, pause_ms: int) -> None:
