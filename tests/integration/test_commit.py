@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import asyncpg
@@ -196,9 +197,45 @@ async def test_an_epoch_that_rises_between_two_batches_is_noticed(scene: Scene) 
         await committer.commit([crowd(drop, 2, "a")])
         await scene.pool.execute("UPDATE drops SET epoch = 2")
         settled = await committer.commit([crowd(drop, 2, "b")])
-        new = drop.__class__(**{name: getattr(drop, name) for name in drop.__slots__} | {"epoch": 2})
-        assert verdicts(await committer.commit([crowd(new, 2, "c")])) == [[Verdict.COMMITTED] * 2]
+        third = await committer.commit([crowd(replace(drop, epoch=2), 2, "c")])
     assert verdicts(settled) == [[Verdict.STALE] * 2]
+    assert verdicts(third) == [[Verdict.COMMITTED] * 2]
+    await scene.check_ledger()
+
+
+async def test_an_epoch_that_rises_while_the_commit_waits_is_seen(scene: Scene) -> None:
+    """From the commit that raises the epoch on, the set of issued vouchers stands still."""
+    drop = await scene.add_drop()
+    async with committers(scene) as (committer,), scene.pool.acquire() as reconciler:
+        await committer.commit([crowd(drop, 2, "a")])
+        async with reconciler.transaction():
+            await reconciler.execute("UPDATE drops SET epoch = 2")
+            attempt = asyncio.create_task(committer.commit([crowd(drop, 2, "b")]))
+            await asyncio.sleep(0.2)
+            assert not attempt.done()
+        assert verdicts(await attempt) == [[Verdict.STALE] * 2]
+    assert await scene.pool.fetchval("SELECT count(*) FROM vouchers") == 2
+    await scene.check_ledger()
+
+
+async def test_duplicates_among_new_grants_leave_no_gap(scene: Scene) -> None:
+    drop = await scene.add_drop()
+    async with committers(scene) as (committer,):
+        await committer.commit([crowd(drop, 6)])
+        grants = [grant(f"p{i}", f"p-n{i}", place=i) for i in (0, 7, 3, 8, 5, 9)]
+        settled = await committer.commit([entry("1-2", [(drop.drop_no, 1)], grants)])
+    assert verdicts(settled) == [[Verdict.COMMITTED] * 6]
+    assert seqs(settled) == [1, 7, 4, 8, 6, 9]
+    await scene.check_ledger()
+
+
+@pytest.mark.parametrize("foreseen", [0, 1, 3, 50])
+async def test_a_wrong_foresight_is_corrected(scene: Scene, foreseen: int) -> None:
+    drop = await scene.add_drop()
+    async with committers(scene) as (committer,):
+        await committer.commit([crowd(drop, 2, "a")])
+        committer._figures[drop.drop_no].issued = foreseen  # noqa: SLF001 - as after somebody else's commit
+        assert seqs(await committer.commit([crowd(drop, 3, "b")])) == [3, 4, 5]
     await scene.check_ledger()
 
 

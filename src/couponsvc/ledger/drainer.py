@@ -25,7 +25,7 @@ from couponsvc import limits
 from couponsvc.ledger import codes, metrics
 from couponsvc.ledger.acknowledge import acknowledge_unread, publish_and_acknowledge
 from couponsvc.ledger.commit import Committer
-from couponsvc.ledger.failures import Backoff, contradicts_the_schema
+from couponsvc.ledger.failures import Backoff, contradicts_the_schema, may_pass
 from couponsvc.ledger.grouping import Settled
 from couponsvc.ledger.inbox import Inbox, Unreadable, in_commits
 from couponsvc.ledger.stream import GrantStream, RawEntry
@@ -157,7 +157,7 @@ class Drainer:
                 await self._observe()
                 backoff.reset()
             except (RedisError, OSError) as error:
-                metrics.acknowledge_failures.inc()
+                metrics.redis_absences.inc()
                 _log.warning("redis_away", error=type(error).__name__)
                 self._inbox.recover()
                 await _pause(stop, backoff.next_s())
@@ -198,7 +198,8 @@ class Drainer:
                 if contradicts_the_schema(error):
                     return await self._commit_one_by_one(batch, error, stop)
                 metrics.repeats.inc()
-                _log.warning("commit_unknown", error=type(error).__name__, entries=len(batch))
+                tell = _log.warning if may_pass(error) else _log.error
+                tell("commit_repeats", error=type(error).__name__, entries=len(batch))
             await _pause(stop, backoff.next_s())
             if stop.is_set():
                 return [], []  # the entries stay on the stream, in this consumer's list

@@ -35,6 +35,6 @@ take_overs: Final = metrics.counter(
 dead_letters: Final = metrics.counter(
     "couponsvc_ledger_dead_letters", "Stream entries that could not be read and were set aside."
 )
-acknowledge_failures: Final = metrics.counter(
-    "couponsvc_ledger_acknowledge_failures", "Acknowledgements whose reply was lost; repeated harmlessly."
+redis_absences: Final = metrics.counter(
+    "couponsvc_ledger_redis_absences", "Turns that ended early because Redis was away or a reply was lost."
 )
