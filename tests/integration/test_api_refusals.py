@@ -121,6 +121,19 @@ async def test_names_that_are_no_slugs_are_refused(house: House) -> None:
         assert code_of(await house.call("PUT", f"/v1/programs/{name}", {"name": "x"})) == "invalid_request"
 
 
+async def test_no_character_of_a_query_reaches_postgres_unread(house: House) -> None:
+    for path in (
+        "/v1/drops?after=%00",
+        "/v1/programs?after=a%00",
+        "/v1/drops?program_id=%00",
+        "/v1/drops?limit=1_0",
+    ):
+        assert code_of(await house.call("GET", path)) == "invalid_request", path
+    for path in ("/v1/vouchers?drop_id=wed&person_token=%00", "/v1/drops/wed/grabs/a%00", "/v1/drops/%00"):
+        assert code_of(await house.call("GET", path)) == "invalid_request", path
+    assert code_of(await house.call("GET", "/v1/vouchers/vch_1_%00")) == "unknown_voucher"
+
+
 async def test_the_request_id_is_echoed_or_made(house: House) -> None:
     given = await house.call("GET", "/livez", by=None, headers={"x-request-id": "abc-123"})
     assert given.headers["x-request-id"] == "abc-123"

@@ -75,6 +75,7 @@ def test_planted_canaries_never_appear(log_format: str, capsys: pytest.CaptureFi
     log.info("bytes", body=b"canary-body", raw=b'{"person_token":"canary-person"}')
     logging.getLogger("asyncpg").warning("Authorization: Bearer canary-bearer")
     logging.getLogger("redis").warning("cannot reach redis://:canary-dsn@127.0.0.1:6379/0")
+    logging.getLogger("uvicorn.access").info('"GET /v1/vouchers/canary-path HTTP/1.1" 200')
     logging.getLogger("uvicorn.error").info("token=canary-token&secret=%s", "canary-secret")
     try:
         json.loads('{"person_token": "canary-person"', object_pairs_hook=dict)

@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
+from fastapi import Query
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,6 +24,7 @@ from couponsvc.values.drop import DropState
 from couponsvc.values.voucher import MAX_NUMBER
 
 SLUG_PATTERN: Final = "^[a-z0-9][a-z0-9-]{1,62}$"
+AFTER_PATTERN: Final = "^[a-z0-9-]{0,63}$"
 NAME_MAX_CHARS: Final = 200
 NAME_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
 """Text for people: no control characters, line breaks, or marks that turn the direction of text."""
@@ -60,12 +62,21 @@ def _parse_name(value: str) -> str:
     return value
 
 
+def _parse_digits(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
+        raise ValueError("write a whole number in digits")
+    return value
+
+
 def _each_once(value: list[str]) -> list[str]:
     if len(set(value)) != len(value):
         raise ValueError("names a partner twice")
     return value
 
 
+DIGITS: Final = BeforeValidator(_parse_digits)
+"""For integers of a query: pydantic would also read `1_0`, ` 10` and `10.0`."""
+After = Annotated[str, Query(pattern=AFTER_PATTERN, description="`next` of the page before")]
 Slug = Annotated[str, Field(pattern=SLUG_PATTERN)]
 Moment = Annotated[
     datetime, BeforeValidator(_parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})

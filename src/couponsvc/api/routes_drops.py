@@ -97,8 +97,8 @@ async def get_drop(drop_id: DropId, principal: Reader, services: ServicesOf) -> 
 async def list_drops(
     principal: Reader,
     services: ServicesOf,
-    after: Annotated[str, Query(max_length=63, description="`next` of the page before")] = "",
-    limit: Annotated[int, Query(ge=1, le=limits.DEFINITIONS_PAGE_MAX_COUNT)] = 100,
+    after: models.After = "",
+    limit: Annotated[int, Query(ge=1, le=limits.DEFINITIONS_PAGE_MAX_COUNT), models.DIGITS] = 100,
     program_id: Annotated[str | None, Query(pattern=models.SLUG_PATTERN)] = None,
 ) -> Response:
     """In the order of their names, without the figures that only the gate knows."""

@@ -78,8 +78,8 @@ async def get_program(program_id: ProgramId, principal: Reader, services: Servic
 async def list_programs(
     principal: Reader,
     services: ServicesOf,
-    after: Annotated[str, Query(max_length=63, description="`next` of the page before")] = "",
-    limit: Annotated[int, Query(ge=1, le=limits.DEFINITIONS_PAGE_MAX_COUNT)] = 100,
+    after: models.After = "",
+    limit: Annotated[int, Query(ge=1, le=limits.DEFINITIONS_PAGE_MAX_COUNT), models.DIGITS] = 100,
 ) -> Response:
     """In the order of their names. A partner sees the programs of its own drops."""
     rows = await services.pool.fetch(SQL["list_programs"], after, limit, principal.partner_no)

@@ -141,8 +141,8 @@ async def export_ledger(
     drop_id: DropId,
     principal: AuditorKey,
     services: ServicesOf,
-    after_seq: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
-    limit: Annotated[int, Query(ge=1, le=limits.LEDGER_PAGE_MAX_COUNT)] = 1_000,
+    after_seq: Annotated[int, Query(ge=0, le=MAX_NUMBER), models.DIGITS] = 0,
+    limit: Annotated[int, Query(ge=1, le=limits.LEDGER_PAGE_MAX_COUNT), models.DIGITS] = 1_000,
 ) -> Response:
     """Numbers of a drop are 1..issued without gaps, so a page shorter than `limit` is the last."""
     standing = await visible_drop(services, principal, drop_id)

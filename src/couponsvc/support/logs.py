@@ -50,6 +50,8 @@ _DETAIL_OF_POSTGRES: Final = re.compile(r"(?m)^(DETAIL|CONTEXT):.*$")
 """Postgres quotes whole rows in the detail of an error."""
 
 NAME_OF_LIBRARY_LOGS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncpg", "redis", "asyncio")
+WRITES_WHOLE_URLS: Final = ("uvicorn.access", "httpx2", "httpcore2")
+"""Loggers that write paths and queries, which name persons and numbers: only warnings of them."""
 
 
 def configure(log_format: str, level: str) -> None:
@@ -102,6 +104,8 @@ def configure(log_format: str, level: str) -> None:
         library = logging.getLogger(name)
         library.handlers[:] = []
         library.propagate = True
+    for name in WRITES_WHOLE_URLS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
 
