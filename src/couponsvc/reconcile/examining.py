@@ -40,8 +40,9 @@ async def examine(
         shard: Of the drop.
         drop_no: Of the drop.
         give_up_at: By `time.monotonic`: how long to wait for pending grants.
-        mend: Apply a definition that is behind, and report a drop that is not loaded at once.
-            Otherwise nothing is written, and both may come right until `give_up_at`.
+        mend: Nobody can grab meanwhile: apply a definition that is behind, and report at once
+            what waiting cannot bring right. Otherwise nothing is written, and everything may
+            come right until `give_up_at`.
 
     Raises:
         OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of the
@@ -61,6 +62,8 @@ async def examine(
             look = again
         elif look.at_rest and applied is DefinitionResult.CONFLICT:
             return Examination(look, [_behind(look)], in_motion=False)
+        elif mend and not (look.behind or look.ahead) and (decisive := look.judge()):
+            return Examination(look, decisive, in_motion=False)  # drainers cannot bring it right
         if expired:
             return await _judge_restless(pool, redis, first, look)
         await asyncio.sleep(POLL_MS / 1000)
