@@ -108,14 +108,14 @@ async def test_a_moved_blessing_closes_a_connection_that_still_lives(redis: Redi
 async def test_a_replica_never_decides(redis: Redis, redis_url: str) -> None:
     await Stock().publish(redis)
     blessed: list[Blessing | None] = [await who_is(redis)]
-    await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    await redis.replicaof("127.0.0.1", 1)
     try:
         async with gate_on(redis_url, blessed) as gate:
             await asyncio.sleep(0.3)
             with pytest.raises(GateClosed):
                 await gate.decide(*one_grab())
     finally:
-        await redis.execute_command("REPLICAOF", "NO", "ONE")
+        await redis.replicaof("NO", "ONE")
 
 
 async def test_a_flushed_script_is_sent_again(redis: Redis, redis_url: str) -> None:
