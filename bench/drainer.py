@@ -8,6 +8,8 @@ import base64
 from time import perf_counter, process_time
 
 import uvloop
+from tests.ledgers import Scene
+from tests.servers import PostgresServer, RedisServer, short_directory
 
 from couponsvc.ledger.codes import CodeBook
 from couponsvc.ledger.drainer import Drainer
@@ -15,8 +17,6 @@ from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.values.grab import Grab
-from tests.ledgers import Scene
-from tests.servers import PostgresServer, RedisServer, short_directory
 
 BATCHES = ((1, 400), (16, 200), (64, 200), (500, 60))
 """`(grants per stream entry, entries)`; every entry is read and committed alone."""

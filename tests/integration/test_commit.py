@@ -218,6 +218,23 @@ async def test_an_epoch_that_rises_while_the_commit_waits_is_seen(scene: Scene) 
     await scene.check_ledger()
 
 
+async def test_a_commit_that_waited_bears_the_moment_after_its_wait(scene: Scene) -> None:
+    """Otherwise a later number could be older than an earlier one."""
+    drop = await scene.add_drop()
+    async with committers(scene) as (committer,), scene.pool.acquire() as other:
+        await committer.commit([crowd(drop, 2, "a")])
+        async with other.transaction():
+            await other.execute("SELECT 1 FROM drops FOR UPDATE")
+            attempt = asyncio.create_task(committer.commit([crowd(drop, 2, "b")]))
+            await asyncio.sleep(0.1)
+            held_until = await other.fetchval("SELECT clock_timestamp()")
+        await attempt
+    assert await scene.pool.fetchval(
+        "SELECT issued_at >= date_trunc('milliseconds', $1::timestamptz) FROM vouchers WHERE seq = 4",
+        held_until,
+    )
+
+
 async def test_duplicates_among_new_grants_leave_no_gap(scene: Scene) -> None:
     drop = await scene.add_drop()
     async with committers(scene) as (committer,):

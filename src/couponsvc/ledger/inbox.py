@@ -19,6 +19,8 @@ from couponsvc.values import wire
 
 LOOK_FOR_DEAD_SHARE: Final = 0.5
 """How often the lists of others are looked through, as a share of the idle time."""
+GRANT_BYTES: Final = 60
+"""A packed grant with usual tokens and numbers."""
 LIST_END: Final = "0-0"
 
 
@@ -87,7 +89,7 @@ class Inbox:
             if left_lying:
                 return left_lying
         entries = fresh = await self._stream.read_new(count, block_ms)
-        while len(fresh) == count and _grants_at_most(entries) < limits.DRAIN_GRANTS_MAX_COUNT:
+        while len(fresh) == count and _grants_about(entries) < limits.DRAIN_GRANTS_MAX_COUNT:
             fresh = await self._stream.read_new(count, None)
             entries += fresh
         return entries
@@ -115,9 +117,9 @@ def in_commits(entries: Sequence[wire.Entry]) -> Iterator[list[wire.Entry]]:
         yield batch
 
 
-def _grants_at_most(entries: Sequence[RawEntry]) -> int:
-    """Upper bound on the grants of raw entries: a packed grant has over 16 bytes."""
-    return sum(len((entry.fields or {}).get(b"g", b"")) // 16 for entry in entries)
+def _grants_about(entries: Sequence[RawEntry]) -> int:
+    """Estimate the grants of raw entries, to stop reading; `in_commits` cuts exactly."""
+    return sum(len((entry.fields or {}).get(b"g", b"")) for entry in entries) // GRANT_BYTES
 
 
 def _sort(raws: Sequence[RawEntry]) -> Delivery:
