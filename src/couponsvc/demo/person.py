@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from hashlib import blake2s
 from typing import Final
 
@@ -36,7 +36,7 @@ class People:
         self._plan: Final = plan
         self._random: Final = random.Random(plan.seed)  # noqa: S311 - people, not secrets
         self._gone: set[str] = set()
-        """Drops that somebody here has seen sold out: nothing is left that a lost answer could hide."""
+        """Drops that somebody here was told are sold out for good."""
         self._reached_s = time.monotonic()
         self.presses: list[Press] = []
         self.outcomes: Counter[str] = Counter()
@@ -79,9 +79,8 @@ class People:
         tries = 0
         for _ in range(shares.ROUNDS_MAX_COUNT):
             may_come_back = False
-            for place in order:
+            for drop_id in self._worth_a_try([self._plan.drop_ids[place] for place in order]):
                 tries += 1
-                drop_id = self._plan.drop_ids[place]
                 answer = await self._ask(drop_id, token, f"{self._plan.run}-{serial}-{tries}", why)
                 if answer.confirmed or answer.outcome == PERSON_LIMIT:
                     return
@@ -89,6 +88,13 @@ class People:
             if not may_come_back:
                 return
             await asyncio.sleep(shares.COME_BACK_S * (0.5 + self._random.random()))
+
+    def _worth_a_try(self, drop_ids: list[str]) -> Iterator[str]:
+        """The favourite always; what is known to be gone only by those who do not believe it."""
+        for place, drop_id in enumerate(drop_ids):
+            if place and drop_id in self._gone and self._random.random() < shares.GREYED_SHARE:
+                continue
+            yield drop_id
 
     async def _ask(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
         double = None
@@ -104,7 +110,7 @@ class People:
         if double is not None:
             second = await double
             answer = second if second.confirmed else answer
-        if answer.outcome == SOLD_OUT:
+        if answer.outcome == SOLD_OUT and not answer.retryable:
             self._gone.add(drop_id)
         return answer
 

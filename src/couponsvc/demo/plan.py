@@ -11,6 +11,8 @@ DROPPED_SHARE: Final = 1 / 3
 """Presses whose answer is lost while there is still something to win: a third of the winners retry."""
 DROPPED_PAUSE_S: Final = 0.15
 """How long at most somebody looks at a broken page before pressing again."""
+GREYED_SHARE: Final = 0.7
+"""Persons who go past a second or third choice that the app shows as sold out; the rest press anyway."""
 DOUBLE_SHARE: Final = 0.03
 """Presses that an impatient finger makes twice, under a second number."""
 MISMATCH_SHARE: Final = 0.01
