@@ -357,7 +357,8 @@ async def test_an_entry_that_postgres_refuses_does_not_hold_up_the_others(scene:
     async with opened(scene) as drainer:
         assert (await drainer.run_once()).committed == 2
         assert (await settle_often(drainer)).dead_letters == 1
-    reason = await scene.pool.fetchval("SELECT reason FROM dead_letters")
+    reason, payload = await scene.pool.fetchrow("SELECT reason, payload FROM dead_letters") or ("", b"")
+    assert b"1:p9" in payload, "a dead letter is kept whole"
     assert reason.startswith("refused by the ledger: ")
     assert "p9" not in reason
     await scene.check_drained(drop)

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 
 import asyncpg
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -25,16 +24,16 @@ from couponsvc import limits
 from couponsvc.ledger import codes, metrics
 from couponsvc.ledger.acknowledge import acknowledge_unread, publish_and_acknowledge
 from couponsvc.ledger.commit import Committer
+from couponsvc.ledger.dead_letters import DeadLetters
 from couponsvc.ledger.failures import Backoff, contradicts_the_schema, may_pass
 from couponsvc.ledger.grouping import Settled
 from couponsvc.ledger.inbox import Inbox, Unreadable, in_commits
-from couponsvc.ledger.stream import GrantStream, RawEntry
+from couponsvc.ledger.stream import GrantStream
 from couponsvc.settings import Settings
 from couponsvc.support import logs
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.sealing import MasterKey
-from couponsvc.support.sql import Queries
 from couponsvc.values import keys
 from couponsvc.values.outcome import Verdict
 from couponsvc.values.wire import Entry
@@ -45,8 +44,6 @@ OBSERVE_EVERY_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 2.0
 
 _log = logs.get("couponsvc.ledger.drainer")
-_queries = Queries("couponsvc.ledger", "commit")
-_payload = msgspec.msgpack.Encoder().encode
 
 
 class DrainCounts(NamedTuple):
@@ -97,6 +94,7 @@ class Drainer:
         self._stream = GrantStream(reader, keys.grants_key(shard), keys.GROUP, self.consumer)
         self._inbox = Inbox(self._stream, take_over_idle_ms)
         self._committer = Committer(pool, unseal_code_key)
+        self._dead_letters = DeadLetters(shard, pool, redis, self._stream)
         self._acknowledging: asyncio.Task[int] | None = None
         self._observe_at_s = 0.0
 
@@ -183,7 +181,7 @@ class Drainer:
             await acknowledge_unread(self._redis, self._shard, delivery.deleted)
         dead_letters = 0
         for entry in unreadable:
-            dead_letters += await self._set_aside(entry)
+            dead_letters += await self._dead_letters.set_aside(entry)
         return _count(settled)._replace(dead_letters=dead_letters, acknowledged=acknowledged)
 
     async def _commit_until_known(
@@ -211,7 +209,7 @@ class Drainer:
         if len(batch) == 1:
             constraint = getattr(error, "constraint_name", None) or ""
             reason = f"refused by the ledger: {type(error).__name__} {constraint}".strip()
-            return [], [Unreadable(RawEntry(batch[0].entry_id.encode(), {}), reason)]
+            return [], [Unreadable(batch[0].entry_id, reason)]
         settled: list[Settled] = []
         refused: list[Unreadable] = []
         for entry in batch:
@@ -219,28 +217,6 @@ class Drainer:
             settled += done
             refused += not_done
         return settled, refused
-
-    async def _set_aside(self, entry: Unreadable) -> int:
-        """Keep an entry as a dead letter once it was handed out often enough, else leave it.
-
-        Not at once, because a newer version that can read it may be about to start.
-        """
-        entry_id = entry.raw.entry_id.decode()
-        deliveries = await self._stream.deliveries(entry.raw.entry_id)
-        _log.error("entry_unreadable", entry_id=entry_id, reason=entry.reason, deliveries=deliveries)
-        if deliveries < limits.ATTEMPTS_MAX_COUNT:
-            return 0
-        try:
-            await self._pool.execute(
-                _queries["keep_dead_letter"], self._shard, entry_id, _payload(entry.raw.fields), entry.reason
-            )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            _log.warning("dead_letter_waits", error=type(error).__name__)
-            return 0
-        await acknowledge_unread(self._redis, self._shard, [entry_id])
-        metrics.dead_letters.inc()
-        _log.error("dead_letter", entry_id=entry_id, shard=self._shard)
-        return 1
 
     async def _acknowledged(self) -> int:
         """Wait for the acknowledgement under way; how many entries it took off the stream."""

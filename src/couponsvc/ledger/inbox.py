@@ -27,7 +27,7 @@ LIST_END: Final = "0-0"
 class Unreadable(NamedTuple):
     """An entry that cannot be settled, and why; the reason holds none of its data."""
 
-    raw: RawEntry
+    entry_id: str
     reason: str
 
 
@@ -134,7 +134,7 @@ def _sort(raws: Sequence[RawEntry]) -> Delivery:
             entry = wire.decode_entry(raw.entry_id, raw.fields)
             check_entry(entry)
         except wire.MalformedEntry as error:
-            unreadable.append(Unreadable(raw, str(error)))
+            unreadable.append(Unreadable(raw.entry_id.decode(), str(error)))
         else:
             entries.append(entry)
     return Delivery(entries, unreadable, deleted)

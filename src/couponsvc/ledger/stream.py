@@ -53,7 +53,7 @@ class GrantStream:
         )
         return reply[0].decode(), _entries(reply[1])
 
-    async def deliveries(self, entry_id: bytes) -> int:
+    async def deliveries(self, entry_id: str) -> int:
         """How often an entry was handed out; 0 where it is not pending any more."""
         reply: Any = await self._redis.xpending_range(
             self._stream, self._group, min=entry_id, max=entry_id, count=1
