@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import asyncpg
 from redis.exceptions import RedisError
@@ -15,7 +15,7 @@ from couponsvc.reconcile.identity import NotMaster, read_blessing, read_identity
 from couponsvc.reconcile.snapshot import QUERIES, Pool
 from couponsvc.settings import Settings
 from couponsvc.support import logs
-from couponsvc.support.postgres import open_pool
+from couponsvc.support.postgres import open_pool, server_settings
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
 from couponsvc.values import keys
@@ -27,7 +27,8 @@ FRESH_CONNECTION_S: Final = 1.0
 that clients are no longer sent to."""
 REDIS_CONNECTIONS: Final = 4
 POSTGRES_CONNECTIONS: Final = 4
-"""The lock's, a cursor's, and room for the queries beside them."""
+"""A cursor's, and room for the queries beside it; the lock has a connection of its own."""
+CLOSE_TIMEOUT_S: Final = 1.0
 
 AWAY: Final = (
     RedisError,
@@ -59,7 +60,8 @@ class Reconciler:
         self._doorbell: Final = open_redis(settings.redis_url, max_connections=1)
         self._doorbell_since = 0.0
         self._attendant: Final = Attendant(pool, self._redis, self._shard)
-        self._lock: Any = None  # the connection that holds it; asyncpg's proxy has no public type
+        self._lock: asyncpg.Connection[asyncpg.Record] | None = None
+        self._holds_lock = False
         self._trouble = ""
         self._wake: Final = asyncio.Event()
 
@@ -111,7 +113,7 @@ class Reconciler:
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(*AWAY):
-                await self._pool.release(lock)
+                await lock.close(timeout=CLOSE_TIMEOUT_S)  # waits until Postgres has let go of the lock
         self._pool.terminate()
         await self._redis.aclose()
         await self._doorbell.aclose()
@@ -128,18 +130,28 @@ class Reconciler:
         return monotonic() + limits.RECONCILE_EVERY_MS / 1000
 
     async def _leads(self) -> bool:
-        if self._lock is not None:
-            if not self._lock.is_closed():
-                return True
-            await self._pool.release(self._lock)
-            self._lock = None
-        connection = await self._pool.acquire()
-        if await connection.fetchval(QUERIES["try_lead"], LEAD_LOCK_KEY, self._shard):
-            self._lock = connection
-            log.info("leads", shard=self._shard)
-            return True
-        await self._pool.release(connection)
-        return False
+        """Whether we hold the lock; asks for it otherwise.
+
+        On a connection of its own: the pool takes back a connection that died, and a proxy it
+        took back refuses even to say that it is closed.
+        """
+        if self._lock is None or self._lock.is_closed():
+            self._holds_lock = False
+            self._lock = await asyncpg.connect(
+                self._settings.postgres_dsn.get_secret_value(),
+                timeout=limits.LOCK_TIMEOUT_MS / 1000,
+                command_timeout=limits.STATEMENT_TIMEOUT_MS / 1000,
+                server_settings=server_settings(limits.STATEMENT_TIMEOUT_MS),
+            )
+        if not self._holds_lock:
+            try:
+                self._holds_lock = await self._lock.fetchval(QUERIES["try_lead"], LEAD_LOCK_KEY, self._shard)
+            except BaseException:
+                self._lock.terminate()
+                raise
+            if self._holds_lock:
+                log.info("leads", shard=self._shard)
+        return self._holds_lock
 
     async def _bless_if_unknown(self) -> bool:
         if monotonic() - self._doorbell_since > FRESH_CONNECTION_S:
