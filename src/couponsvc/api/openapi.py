@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from couponsvc import limits
-from couponsvc.api import models
+from couponsvc.api import answer_models, models
 from couponsvc.api.lane_document import GRAB_PATH, GrabBodyModel, grab_operation
 from couponsvc.api.problems import CATALOGUE, MEDIA_TYPE, RETRY_AFTER_S, Problem
 
@@ -19,9 +19,9 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     models.TemplateBody,
     models.DropBody,
     models.RestockBody,
-    models.VoucherAnswer,
-    models.PendingAnswer,
-    models.ProblemBody,
+    answer_models.VoucherAnswer,
+    answer_models.PendingAnswer,
+    answer_models.ProblemBody,
     GrabBodyModel,
 )
 _EVERYWHERE: Final = (

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from couponsvc import limits
-from couponsvc.api import models
+from couponsvc.api import answer_models, models
 from couponsvc.api.access import OperatorKey, Reader, ServicesOf, visible_drop
 from couponsvc.api.answers import json_answer
 from couponsvc.api.auth import Principal
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/drops", tags=["drops"])
 
 DropId = Annotated[str, Path(pattern=models.SLUG_PATTERN, examples=["qingdao-2022-w31-wed-dining-20"])]
 _CHANGED: dict[int | str, dict[str, Any]] = {
-    200: {"model": models.DropAnswer, "description": "As it stands now"},
+    200: {"model": answer_models.DropAnswer, "description": "As it stands now"},
     **problems("forbidden", "unknown_drop", "conflict", "invalid_request", "gate_unavailable"),
 }
 
@@ -32,8 +32,8 @@ _CHANGED: dict[int | str, dict[str, Any]] = {
     summary="Create or update a drop",
     status_code=201,
     responses={
-        201: {"model": models.DropAnswer, "description": "Created"},
-        200: {"model": models.DropAnswer, "description": "Updated, or nothing to change"},
+        201: {"model": answer_models.DropAnswer, "description": "Created"},
+        200: {"model": answer_models.DropAnswer, "description": "Updated, or nothing to change"},
         **problems(
             "forbidden",
             "unknown_program",
@@ -76,7 +76,7 @@ async def put_drop(
     operation_id="get_drop",
     summary="Read a drop with its state and figures",
     responses={
-        200: {"model": models.DropAnswer},
+        200: {"model": answer_models.DropAnswer},
         **problems("forbidden", "unknown_drop", "invalid_request", "gate_unavailable"),
     },
 )
@@ -92,7 +92,7 @@ async def get_drop(drop_id: DropId, principal: Reader, services: ServicesOf) -> 
     "",
     operation_id="list_drops",
     summary="List drops",
-    responses={200: {"model": models.DropList}, **problems("forbidden", "invalid_request")},
+    responses={200: {"model": answer_models.DropList}, **problems("forbidden", "invalid_request")},
 )
 async def list_drops(
     principal: Reader,

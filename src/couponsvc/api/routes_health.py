@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from redis.exceptions import RedisError
 
-from couponsvc.api import models
+from couponsvc.api import answer_models
 from couponsvc.api.access import ServicesOf
 from couponsvc.api.answers import json_answer
 from couponsvc.api.openapi import problems
@@ -37,7 +37,7 @@ log = logs.get("api")
     operation_id="livez",
     tags=["health"],
     summary="Does the process run?",
-    responses={200: {"model": models.AliveAnswer}},
+    responses={200: {"model": answer_models.AliveAnswer}},
 )
 async def livez() -> Response:
     """Asks nobody else: a process is not restarted because Postgres is away."""
@@ -49,7 +49,7 @@ async def livez() -> Response:
     operation_id="readyz",
     tags=["health"],
     summary="Can the process serve grabs?",
-    responses={200: {"model": models.ReadyAnswer}, **problems("not_ready")},
+    responses={200: {"model": answer_models.ReadyAnswer}, **problems("not_ready")},
 )
 async def readyz(services: ServicesOf) -> Response:
     """`missing` names what is not there.

@@ -6,7 +6,7 @@ import asyncpg
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from couponsvc import limits
-from couponsvc.api import models
+from couponsvc.api import answer_models, models
 from couponsvc.api.access import OperatorKey, Reader, ServicesOf
 from couponsvc.api.answers import json_answer
 from couponsvc.api.openapi import body_of, problems
@@ -29,8 +29,8 @@ TemplateId = Annotated[str, Path(pattern=models.SLUG_PATTERN, examples=["dining-
     summary="Create or update a program",
     status_code=201,
     responses={
-        201: {"model": models.ProgramAnswer, "description": "Created"},
-        200: {"model": models.ProgramAnswer, "description": "Updated, or nothing to change"},
+        201: {"model": answer_models.ProgramAnswer, "description": "Created"},
+        200: {"model": answer_models.ProgramAnswer, "description": "Updated, or nothing to change"},
         **problems("forbidden", "body_too_large", "invalid_request", "gate_unavailable"),
     },
     openapi_extra=body_of(models.ProgramBody),
@@ -59,7 +59,7 @@ async def put_program(
     operation_id="get_program",
     summary="Read a program",
     responses={
-        200: {"model": models.ProgramAnswer},
+        200: {"model": answer_models.ProgramAnswer},
         **problems("forbidden", "unknown_program", "invalid_request"),
     },
 )
@@ -73,7 +73,7 @@ async def get_program(program_id: ProgramId, principal: Reader, services: Servic
     "",
     operation_id="list_programs",
     summary="List programs",
-    responses={200: {"model": models.ProgramList}, **problems("forbidden", "invalid_request")},
+    responses={200: {"model": answer_models.ProgramList}, **problems("forbidden", "invalid_request")},
 )
 async def list_programs(
     principal: Reader,
@@ -93,8 +93,8 @@ async def list_programs(
     summary="Create or update a voucher template",
     status_code=201,
     responses={
-        201: {"model": models.TemplateAnswer, "description": "Created"},
-        200: {"model": models.TemplateAnswer, "description": "Updated, or nothing to change"},
+        201: {"model": answer_models.TemplateAnswer, "description": "Created"},
+        200: {"model": answer_models.TemplateAnswer, "description": "Updated, or nothing to change"},
         **problems("forbidden", "unknown_program", "body_too_large", "invalid_request"),
     },
     openapi_extra=body_of(models.TemplateBody),
@@ -125,7 +125,7 @@ async def put_template(
     operation_id="get_template",
     summary="Read a voucher template",
     responses={
-        200: {"model": models.TemplateAnswer},
+        200: {"model": answer_models.TemplateAnswer},
         **problems("forbidden", "unknown_program", "unknown_template", "invalid_request"),
     },
 )
@@ -142,7 +142,7 @@ async def get_template(
     operation_id="list_templates",
     summary="List the voucher templates of a program",
     responses={
-        200: {"model": models.TemplateList},
+        200: {"model": answer_models.TemplateList},
         **problems("forbidden", "unknown_program", "invalid_request"),
     },
 )

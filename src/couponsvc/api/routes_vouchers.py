@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from couponsvc import limits
-from couponsvc.api import models
+from couponsvc.api import answer_models, models
 from couponsvc.api.access import AuditorKey, Reader, ServicesOf, visible_drop
 from couponsvc.api.answers import json_answer, receipt_of, voucher_bytes
 from couponsvc.api.auth import Principal
@@ -39,10 +39,10 @@ OutRequestNo = Annotated[str, Path(pattern=NUMBER_PATTERN, examples=["20261001-0
     summary="Learn the outcome of a grab",
     responses={
         200: {
-            "model": models.VoucherAnswer,
+            "model": answer_models.VoucherAnswer,
             "description": "Confirmed: the voucher, byte-identical for ever",
         },
-        202: {"model": models.PendingAnswer, "description": "Decided; the commit was not seen yet"},
+        202: {"model": answer_models.PendingAnswer, "description": "Decided; the commit was not seen yet"},
         **problems(
             "forbidden", "unknown_drop", "unknown_request", "conflict", "invalid_request", "gate_unavailable"
         ),
@@ -78,7 +78,7 @@ async def get_grab(
     "/vouchers/{voucher_id}",
     operation_id="get_voucher",
     summary="Read a voucher's present state",
-    responses={200: {"model": models.VoucherAnswer}, **problems("forbidden", "unknown_voucher")},
+    responses={200: {"model": answer_models.VoucherAnswer}, **problems("forbidden", "unknown_voucher")},
 )
 async def get_voucher(
     voucher_id: Annotated[str, Path(min_length=1, examples=["vch_7_17"])],
@@ -101,7 +101,7 @@ async def get_voucher(
     operation_id="find_vouchers",
     summary="Find what a person holds of a drop",
     responses={
-        200: {"model": models.VoucherList},
+        200: {"model": answer_models.VoucherList},
         **problems("forbidden", "unknown_drop", "invalid_request"),
     },
 )
