@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -88,6 +88,7 @@ class Service:
         opens_in_s: float = -60,
         closes_in_s: float = 3600,
         wait: bool = True,
+        partners: Sequence[str] = ("bank-a",),
     ) -> str:
         """A new drop of program `test`; waits until the gate has it."""
         drop_id = f"drop-{next(_numbers)}"
@@ -102,7 +103,7 @@ class Service:
                 "per_person_limit": limit,
                 "opens_at": (now + timedelta(seconds=opens_in_s)).isoformat(),
                 "closes_at": (now + timedelta(seconds=closes_in_s)).isoformat(),
-                "partners": ["bank-a"],
+                "partners": list(partners),
             },
         )
         if wait:
