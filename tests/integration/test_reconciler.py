@@ -1,6 +1,7 @@
 """The reconciler: which server is it, does every drop agree, and what it does where not."""
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ from tests.integration.scene import (
     make_drop,
     published,
 )
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 T = TypeVar("T")
 
@@ -485,6 +486,23 @@ async def test_it_watches_until_it_is_stopped_and_rides_out_a_restart(
         await running
 
 
+async def test_it_leads_again_after_postgres_was_restarted(
+    pool: "Pool[asyncpg.Record]", redis: Redis, reconciler: Reconciler, postgres_server: PostgresServer
+) -> None:
+    drop = await make_drop(pool)
+    stop = asyncio.Event()
+    running = asyncio.create_task(reconciler.run(stop))
+    try:
+        await until(lambda: is_blessed(pool, redis))
+        await asyncio.to_thread(postgres_server.restart)
+        await until(lambda: is_blessed(pool, redis))
+        await redis.hincrby(keys.state_key(0, drop.drop_no, 1), "available", 1)
+        await until(lambda: agrees(pool, redis, drop))
+    finally:
+        stop.set()
+        await running
+
+
 async def agrees_when_loaded(pool: "Pool[asyncpg.Record]", redis: Redis, drop: Drop) -> bool:
     return await published(redis, drop) == drop.epoch and await agrees(pool, redis, drop)
 
@@ -508,9 +526,13 @@ async def again(attempt: Callable[[], Awaitable[T]]) -> T:
     return await attempt()
 
 
-async def until(is_so: Callable[[], Awaitable[bool]], patience_s: float = 10.0) -> None:
+async def until(is_so: Callable[[], Awaitable[bool]], patience_s: float = 15.0) -> None:
+    """Servers may be away meanwhile."""
     async with asyncio.timeout(patience_s):
-        while not await is_so():
+        while True:
+            with contextlib.suppress(RedisError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if await is_so():
+                    return
             await asyncio.sleep(0.02)
 
 
