@@ -30,10 +30,14 @@ def test_after_a_kill_it_runs_again_at_the_same_address_and_the_books_agree(up: 
     victim = min(before)
     kill(victim)
     wait_until(lambda: victim not in up.pids(kind) and len(up.pids(kind)) >= count_of(kind), f"{kind} again")
-    wait_until(up.ready, "ready again")
+    up.wait_until_ready()
     assert up.run_file() == address
     checked = couponsvc("check", "--data-dir", str(up.data_dir))
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def wait_for_another(up: UpProcess, kind: str, victim: int) -> None:
+    wait_until(lambda: bool(up.pids(kind) - {victim}), f"{kind} runs again")
 
 
 def kill(pid: int) -> None:
@@ -45,10 +49,20 @@ def count_of(kind: str) -> int:
     return 2 if kind == "api" else 1
 
 
+def test_a_postgres_that_dies_again_and_again_leaves_a_reconciler_that_still_opens_the_gate(
+    up: UpProcess,
+) -> None:
+    for kind in ("postgres", "postgres", "postgres", "valkey-server"):
+        victim = min(up.pids(kind))
+        kill(victim)
+        wait_for_another(up, kind, victim)
+        up.wait_until_ready()
+
+
 def test_killed_all_at_once_everything_comes_back(up: UpProcess) -> None:
     old = set(up.family())
     for pid in old:
         kill(pid)
     wait_until(lambda: all(len(up.pids(kind) - old) >= count_of(kind) for kind in KINDS), "all again")
-    wait_until(up.ready, "ready again")
+    up.wait_until_ready()
     assert couponsvc("check", "--data-dir", str(up.data_dir)).returncode == 0

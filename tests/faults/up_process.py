@@ -74,6 +74,12 @@ class UpProcess:
     def port(self) -> int:
         return int(self.run_file()["url"].rsplit(":", 1)[1])
 
+    def wait_until_ready(self) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not self.ready():
+            assert time.monotonic() < give_up_at, f"not ready; up said last:\n{self.log()[-4_000:]}"
+            time.sleep(0.05)
+
     def ready(self) -> bool:
         """Whether `/readyz` answers 200 on a fresh connection."""
         try:
@@ -85,10 +91,7 @@ class UpProcess:
 
     def family(self) -> dict[int, str]:
         """Every living process below `up`, with what it is: `api`, `drain`, `postgres`, …"""
-        parents: dict[int, int] = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        parents = parents_of_all()
         found: dict[int, str] = {}
         generation = {self.process.pid}
         while generation:
@@ -97,8 +100,10 @@ class UpProcess:
         return found
 
     def pids(self, kind: str) -> set[int]:
-        """Of the direct children of a kind (Postgres' own children have other names)."""
-        return {pid for pid, found in self.family().items() if found == kind}
+        """Of what `up` started itself; Postgres' own children are not among them."""
+        up = self.process.pid
+        children = [pid for pid, parent in parents_of_all().items() if parent == up and alive(pid)]
+        return {pid for pid in children if kind_of(pid) == kind}
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[int]]:
         """Send a signal: its exit code, and which processes of its family are left."""
@@ -113,6 +118,15 @@ class UpProcess:
         if self.process.poll() is None:
             self.stop(signal.SIGKILL)
         self.log_path.unlink()
+
+
+def parents_of_all() -> dict[int, int]:
+    """Every process of the machine with its parent."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return parents
 
 
 def kind_of(pid: int) -> str:

@@ -186,7 +186,7 @@ class Supervisor:
     def _tell_death(self, unit: Unit, pid: int) -> None:
         try:
             self._on_death(unit, pid)
-        except Exception:  # whatever it is, the unit must be started again
+        except Exception:  # noqa: BLE001 - whatever it is, the unit must be started again
             self._log.exception("death not handled", name=unit.name, pid=pid)
 
     @staticmethod
