@@ -61,10 +61,10 @@ PER_PERSON_LIMIT_MAX: Final = 16
 
 # --- ledger -------------------------------------------------------------------------------------
 DRAIN_READ_COUNT: Final = 16
-"""Stream entries per read; together at most this many batches are merged into one commit."""
+"""Stream entries per read; while reads come back full, more are merged, up to DRAIN_GRANTS_MAX_COUNT."""
 DRAIN_GRANTS_MAX_COUNT: Final = 4_000
 """Grants per transaction: about 30 ms of row lock."""
-DRAIN_BLOCK_MS: Final = 1_000
+DRAIN_BLOCK_MS: Final = 200
 """How long a read waits for the first entry; also how soon a drainer notices that it should stop."""
 TAKE_OVER_IDLE_MS: Final = 10_000
 """Entries unacknowledged for this long belong to a dead drainer."""
