@@ -74,7 +74,8 @@ class RequestContext:
                     answer = ProblemAnswer("internal", _FAILED)
                 await send_problem(send_with_id, answer)
             finally:
-                metrics.request_answered(_route(scope), scope["method"], status, perf_counter() - began)
+                if status:  # else the client went away before it had asked
+                    metrics.request_answered(_route(scope), scope["method"], status, perf_counter() - began)
 
     def _request_id(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         for name, value in headers:

@@ -32,6 +32,8 @@ _EVERYWHERE: Final = (
     "ledger_unavailable",
 )
 """Problems that any request below /v1 may meet."""
+_SCOPE_OF: Final = {"grab": "grab", "export_ledger": "audit"}
+"""Where it is not `read` for reading and `operate` for changing."""
 _HEADER_OF_STATUS: Final[dict[int, tuple[str, dict[str, Any]]]] = {
     status: (
         "Retry-After",
@@ -163,7 +165,10 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         codes = tuple(code for code in codes if code != "body_too_large")
     for code in codes:
         _add_problem(answers, CATALOGUE[code], key=str(CATALOGUE[code].status))
-    if not path.startswith("/v1/"):
+    if path.startswith("/v1/"):
+        scope = _SCOPE_OF.get(operation["operationId"], "read" if method == "get" else "operate")
+        operation["description"] += f"\n\nScope: `{scope}`."
+    else:
         operation["security"] = []
     for answer in answers.values():
         answer.setdefault("headers", {})["X-Request-Id"] = _REQUEST_ID

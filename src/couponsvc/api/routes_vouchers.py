@@ -1,5 +1,6 @@
 """Looking up what stands: a grab by its number, vouchers, the ledger of a drop."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 from urllib.parse import quote
@@ -63,9 +64,10 @@ async def get_grab(
     found = await _committed(services, standing.drop, asked)
     if not found:
         # The stream before the ledger: a grant moves from the one to the other, never back.
-        pending = [key for key in asked if await services.pending.holds(standing.drop.drop_no, *key)]
+        drop_no = standing.drop.drop_no
+        held = await asyncio.gather(*(services.pending.holds(drop_no, *key) for key in asked))
         found = await _committed(services, standing.drop, asked)
-        if not found and pending:
+        if not found and any(held):
             return _pending(drop_id, out_request_no)
     if not found:
         raise ProblemAnswer("unknown_request", out_request_no=out_request_no)
