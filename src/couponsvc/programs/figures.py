@@ -62,7 +62,7 @@ async def read_figures(pool: Pool, redis: Redis, standing: StandingDrop) -> Figu
         return Figures(_state(drop, now_ms, loaded=False, exhausted=False), 0, 0, standing.issued)
     available, quantity = int(state[0]), int(state[1])
     pending = max(0, quantity - available - standing.issued)
-    exhausted = available == 0 and pending == 0
+    exhausted = available == 0 and standing.issued >= drop.quantity
     return Figures(
         _state(drop, now_ms, loaded=True, exhausted=exhausted), available, pending, standing.issued
     )
