@@ -13,6 +13,8 @@ import pytest
 
 from tests.servers import short_directory
 
+pytestmark = pytest.mark.faults  # six whole services, started and stopped as processes
+
 PERSONS = 400
 TIMEOUT_S = 100.0
 

@@ -104,6 +104,7 @@ def configure(log_format: str, level: str) -> None:
         library = logging.getLogger(name)
         library.handlers[:] = []
         library.propagate = True
+        library.setLevel(logging.NOTSET)
     for name in WRITES_WHOLE_URLS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
