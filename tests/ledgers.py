@@ -82,7 +82,7 @@ class Scene:
     async def grab(self, *grabs: Grab, epoch: int = 1) -> list[Outcome]:
         """Have the gate decide a batch."""
         drops: dict[tuple[int, int], int] = {}
-        indexed = [(drops.setdefault((g.drop_no, epoch), len(drops) + 1), g) for g in grabs]
+        indexed = [wire.grab_row(drops.setdefault((g.drop_no, epoch), len(drops) + 1), g) for g in grabs]
         self._batch_no += 1
         origin = wire.encode_origin(ORIGIN, self._batch_no)
         names, arguments = grab_command(SHARD, origin, list(drops), indexed, 100_000)

@@ -59,7 +59,10 @@ async def test_lua_and_python_read_each_other_s_grants(redis: Redis, count: int)
         Grab(70_000, f"1:{'x' * (i % 130)}p", f"n{i}", "渠道" if i % 2 else "", "370200")
         for i in range(count)
     ]
-    packed_grabs, packed_drops = wire.encode_grabs([(1, g) for g in grabs]), wire.encode_drops([(70_000, 2)])
+    packed_grabs, packed_drops = (
+        wire.encode_grabs([wire.grab_row(1, g) for g in grabs]),
+        wire.encode_drops([(70_000, 2)]),
+    )
     reply: Any = await redis.eval(LUA_GRANTS, 0, packed_grabs, packed_drops)
     read = wire.decode_entry(b"1-1", ENTRY | {b"g": reply[0], b"d": reply[1]})
     assert read.drops == [DropEpoch(70_000, 2)]

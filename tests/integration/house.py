@@ -139,7 +139,9 @@ class House:
             "SELECT partner_no FROM partners WHERE partner_id = $1", partner
         )
         grabs = [
-            (1, Grab(drop_row.drop_no, holder_of(partner_no, person), number or f"n-{person}", "", ""))
+            wire.grab_row(
+                1, Grab(drop_row.drop_no, holder_of(partner_no, person), number or f"n-{person}", "", "")
+            )
             for person in people
         ]
         keys, arguments = grab_command(

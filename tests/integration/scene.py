@@ -106,7 +106,10 @@ async def published(redis: Redis, drop: Drop) -> int:
 
 async def grab(redis: Redis, drop: Drop, *persons: str) -> str:
     """Codes of the gate for one grab of each person, in order."""
-    grabs = [(1, Grab(drop.drop_no, f"1:{person}", f"{drop.drop_no}-{person}", "", "")) for person in persons]
+    grabs = [
+        wire.grab_row(1, Grab(drop.drop_no, f"1:{person}", f"{drop.drop_no}-{person}", "", ""))
+        for person in persons
+    ]
     key_names, arguments = grab_command(
         drop.shard, wire.encode_origin("scene", 1), [(drop.drop_no, drop.epoch)], grabs, 100_000
     )

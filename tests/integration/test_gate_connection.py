@@ -47,7 +47,7 @@ async def until_open(gate: GateConnection) -> None:
 
 def one_grab(number: str = "n1") -> tuple[list[str], list[bytes | int]]:
     grab = Grab(7, "1:p1", number, "", "")
-    return grab_command(0, wire.encode_origin("o", 1), [(7, 3)], [(1, grab)], 100)
+    return grab_command(0, wire.encode_origin("o", 1), [(7, 3)], [wire.grab_row(1, grab)], 100)
 
 
 async def test_a_blessed_server_decides(redis: Redis, redis_url: str) -> None:

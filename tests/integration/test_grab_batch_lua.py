@@ -68,7 +68,7 @@ async def decide(
     redis: Redis, *grabs: Grab, epoch: int = 3, backlog_max_count: int = 1000
 ) -> tuple[list[Outcome], list[bytes]]:
     drops: dict[tuple[int, int], int] = {}
-    indexed = [(drops.setdefault((g.drop_no, epoch), len(drops) + 1), g) for g in grabs]
+    indexed = [wire.grab_row(drops.setdefault((g.drop_no, epoch), len(drops) + 1), g) for g in grabs]
     key_names, arguments = grab_command(
         SHARD, wire.encode_origin("origin", 5), list(drops), indexed, backlog_max_count
     )

@@ -64,7 +64,7 @@ async def test_script_and_model_agree(
     await stock.publish(redis)
     model = Model(quantity, limit, backlog_room)
     for batch in batches:
-        indexed = [(1, Grab(drop_no, f"1:{person}", number, "", "")) for person, number in batch]
+        indexed = [wire.grab_row(1, Grab(drop_no, f"1:{person}", number, "", "")) for person, number in batch]
         key_names, arguments = grab_command(
             0, wire.encode_origin("o", 1), [(drop_no, 1)], indexed, backlog_room
         )

@@ -9,9 +9,9 @@ While Postgres is away the last snapshot stays in force; only revocations wait.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -45,6 +45,7 @@ WAITING_MAX_COUNT: Final = 1_000
 TOKENS_MAX_COUNT: Final = 1_024
 """Tokens whose hash is remembered; only tokens that were good."""
 TOKEN_MAX_BYTES: Final = 512
+_SCHEMES: Final = {"http": b"http", "https": b"https"}
 
 _POSTGRES_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -96,10 +97,33 @@ class Authenticator:
             KeyNotCached: the key or token may be newer than the table.
             Unauthenticated: the caller is not proven.
         """
-        fields = combine(headers)
+        return self._check(
+            Request(method, raw_path, query, combine(headers), body, _SCHEMES.get(scheme, b""))
+        )
+
+    def check_fields(
+        self, scope: MutableMapping[str, Any], fields: dict[bytes, bytes], body: bytes
+    ) -> Principal:
+        """As `check`, where the headers of an ASGI scope are combined already; `fields` is used up.
+
+        Raises:
+            KeyNotCached, Unauthenticated: as `check`.
+        """
+        return self._check(
+            Request(
+                scope["method"],
+                scope["raw_path"],
+                scope["query_string"],
+                fields,
+                body,
+                _SCHEMES.get(scope["scheme"], b""),
+            )
+        )
+
+    def _check(self, request: Request) -> Principal:
+        fields = request.fields
         now_s = self._clock()
         if b"signature-input" in fields or b"signature" in fields:
-            request = Request(method, raw_path, query, fields, body, scheme.encode("ascii", "replace"))
             try:
                 key_id = verify_request(request, self._table.keys.get, now_s)
             except UnknownSigner as refusal:

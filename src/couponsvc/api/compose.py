@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Self
 
 import asyncpg
@@ -12,7 +11,7 @@ from redis.asyncio import Redis
 
 from couponsvc.api.app import create_app
 from couponsvc.api.auth import Authenticator
-from couponsvc.api.lane import Application, GrabLane
+from couponsvc.api.lane import GrabLane
 from couponsvc.api.services import Services
 from couponsvc.batch import metrics
 from couponsvc.batch.desk import Desk
@@ -144,32 +143,3 @@ async def _cancel(tasks: "Sequence[asyncio.Task[object]]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def open_app(settings: Settings) -> AsyncIterator[Application]:
-    """The ASGI application with its tasks running; left, everything is ended and closed.
-
-    Where one of its tasks fails, the process stops itself: restarted it is better than half alive.
-
-    Raises:
-        OSError, asyncpg.PostgresError: Postgres cannot be reached.
-    """
-    process = await ApiProcess.open(settings)
-    stop = asyncio.Event()
-    running = asyncio.create_task(process.run(stop), name="api")
-    running.add_done_callback(_stop_process_if_failed)
-    try:
-        yield process.app
-    finally:
-        stop.set()
-        with contextlib.suppress(Exception):  # logged by the callback
-            await running
-        await process.close()
-
-
-def _stop_process_if_failed(running: "asyncio.Task[None]") -> None:
-    error = None if running.cancelled() else running.exception()
-    if error is not None:
-        log.error("the process stops itself", exc_info=error)
-        signal.raise_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from couponsvc.values.wire import Confirmation
 
 PENDING = Answer(AnswerKind.PENDING)
 AGAIN = Answer(AnswerKind.AGAIN)
+_COMMITTED = int(Verdict.COMMITTED)
 
 
 def of_outcome(outcome: Outcome, note: bytes) -> Answer | None:  # noqa: C901, PLR0911 - one row per member
@@ -47,12 +48,15 @@ def with_voucher(kind: AnswerKind, note: Note) -> Answer:
 
 def of_confirmation(confirmation: Confirmation) -> Answer:
     """What the ledger's verdict on a grant means for the grab that made it."""
-    verdict = Verdict(confirmation.verdict)
+    _, code, seq, issued_ms, till_code, out_request_no = confirmation
+    if code == _COMMITTED:  # nearly always, and on the hot path
+        return Answer(AnswerKind.CONFIRMED, seq, issued_ms, till_code, out_request_no)
+    verdict = Verdict(code)
     match verdict:
         case Verdict.COMMITTED:
-            kind = AnswerKind.CONFIRMED
+            raise AssertionError("answered above")
         case Verdict.HELD:
-            kind = AnswerKind.PERSON_LIMIT
+            return Answer(AnswerKind.PERSON_LIMIT, seq, issued_ms, till_code, out_request_no)
         case Verdict.MISMATCH:
             return Answer(AnswerKind.MISMATCH)
         case Verdict.EXCEEDED:
@@ -61,9 +65,6 @@ def of_confirmation(confirmation: Confirmation) -> Answer:
             return AGAIN
         case _:
             assert_never(verdict)
-    return Answer(
-        kind, confirmation.seq, confirmation.issued_ms, confirmation.code, confirmation.out_request_no
-    )
 
 
 def of_followed(ticket: Ticket, followed: Answer) -> Answer:

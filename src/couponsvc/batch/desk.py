@@ -64,6 +64,7 @@ class Desk:
         self._backlog_max_count: Final = backlog_max_count
         self._queue: Final[deque[Ticket]] = deque()
         self._arrived: Final = asyncio.Event()
+        self._idle = False
         self._batch_numbers: Final = count(1)
         self._room: Final = WaitingRoom(look_up, confirm_wait_ms)
 
@@ -77,7 +78,8 @@ class Desk:
             raise Overloaded
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append(Ticket(drop, grab, future, confirm=confirm))
-        self._arrived.set()
+        if self._idle:
+            self._arrived.set()
         return future
 
     @property
@@ -97,7 +99,9 @@ class Desk:
             while True:
                 if not self._queue:
                     self._arrived.clear()
+                    self._idle = True
                     await self._arrived.wait()
+                    self._idle = False
                 await self._decide(self._take_batch())
         finally:
             sweeping.cancel()
@@ -116,8 +120,7 @@ class Desk:
         batch = []
         drops: set[tuple[int, int]] = set()
         while queue and len(batch) < limits.BATCH_MAX_COUNT:
-            drop = queue[0].drop
-            drops.add((drop.drop_no, drop.epoch))
+            drops.add(queue[0].drop_key)
             if len(drops) > limits.BATCH_DROPS_MAX_COUNT:
                 break
             batch.append(queue.popleft())
@@ -126,12 +129,18 @@ class Desk:
     async def _decide(self, tickets: list[Ticket]) -> None:
         flight = Flight(next(self._batch_numbers), tickets)
         drops: dict[tuple[int, int], int] = {}
-        grabs = [(drops.setdefault((t.drop.drop_no, t.drop.epoch), len(drops) + 1), t.grab) for t in tickets]
+        rows = []
+        for ticket in tickets:
+            key = ticket.drop_key
+            index = drops.get(key)
+            if index is None:
+                index = drops[key] = len(drops) + 1
+            rows.append(wire.grab_row(index, ticket.grab))
         key_names, arguments = grab_command(
             self._shard,
             wire.encode_origin(self.origin, flight.batch_no),
             list(drops),
-            grabs,
+            rows,
             self._backlog_max_count,
         )
         self._room.board(flight)
@@ -158,8 +167,7 @@ class Desk:
     def _lose(self, flight: Flight) -> None:
         """Its grants, if any, are on the stream: whoever is committed soon is told so all the same."""
         flight.lost = flight.applied = True
-        for ticket in flight.tickets:
-            self._room.wait(flight, ticket)
+        flight.own.extend(flight.tickets)
 
         def give_up() -> None:
             _resolve_all(flight.tickets, Answer(AnswerKind.LOST))
@@ -168,12 +176,12 @@ class Desk:
         asyncio.get_running_loop().call_later(LOST_FOR_S, give_up)
 
     def _apply(self, flight: Flight, decision: Decision) -> None:
-        room = self._room
+        room, own = self._room, flight.own
         notes = iter(decision.notes)
         for ticket, code in zip(flight.tickets, decision.codes, strict=True):
             if code == _GRANTED:
                 if ticket.confirm:
-                    room.wait(flight, ticket)
+                    own.append(ticket)
                 else:
                     ticket.resolve(answering.PENDING)
                 continue

@@ -11,10 +11,10 @@ from couponsvc.values.grab import Grab
 class Ticket:
     """A grab with the future of its answer. Resolved exactly once; later news are ignored."""
 
-    __slots__ = ("confirm", "drop", "future", "grab")
+    __slots__ = ("confirm", "drop_key", "future", "grab")
 
     def __init__(self, drop: Drop, grab: Grab, future: asyncio.Future[Answer], *, confirm: bool) -> None:
-        self.drop: Final = drop
+        self.drop_key: Final = (drop.drop_no, drop.epoch)
         self.grab: Final = grab
         self.future: Final = future
         self.confirm: Final = confirm

@@ -8,7 +8,7 @@ Past `confirm_wait_ms` the answer is PENDING: the grant stands, only its commit 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -35,25 +35,27 @@ _GrantKey = tuple[int, str, str]
 
 
 class _Wait(NamedTuple):
-    """A ticket waiting for a grant that may be its own or another grab's."""
+    """A ticket waiting for a grant of the same person and drop, made under `number`."""
 
     ticket: Ticket
     number: str
-    """out_request_no of the grant waited for."""
-    own: bool
+    own: bool = False
     """Whether the ticket made that grant itself: then the answer is CONFIRMED, else REPEATED."""
 
 
 class Flight:
     """The tickets of one batch; lives until each of its grants is answered or overdue."""
 
-    __slots__ = ("applied", "batch_no", "born", "lookup_count", "lost", "tickets", "waits")
+    __slots__ = ("applied", "batch_no", "born", "lookup_count", "lost", "own", "tickets", "waits")
 
     def __init__(self, batch_no: int, tickets: Sequence[Ticket]) -> None:
         self.batch_no: Final = batch_no
         self.tickets: Final = tickets
         self.born: Final = monotonic()
+        self.own: list[Ticket] = []
+        """Tickets that wait for the commit of their own grant."""
         self.waits: list[_Wait] = []
+        """Tickets that wait for a grant which another ticket made."""
         self.lookup_count = 0
         self.applied = False
         """The gate's reply was read: `waits` is complete."""
@@ -84,16 +86,12 @@ class WaitingRoom:
 
     def leave_if_answered(self, flight: Flight) -> None:
         """Forget a decided batch once nobody in it waits any more."""
-        if flight.applied and all(wait.ticket.future.done() for wait in flight.waits):
+        if flight.applied and not any(_unanswered(flight)):
             self.leave(flight)
-
-    def wait(self, flight: Flight, ticket: Ticket) -> None:
-        """Wait for the commit of the ticket's own grant."""
-        flight.waits.append(_Wait(ticket, ticket.grab.out_request_no, own=True))
 
     def follow(self, flight: Flight, ticket: Ticket, number: str) -> None:
         """Wait for a grant that another ticket made under `number` for the same person and drop."""
-        wait = _Wait(ticket, number, own=False)
+        wait = _Wait(ticket, number)
         flight.waits.append(wait)
         self._followers.setdefault((ticket.grab.drop_no, ticket.grab.holder, number), []).append(wait)
 
@@ -102,10 +100,12 @@ class WaitingRoom:
         flight = self._flights.get(message.batch_no)
         if flight is None:
             return  # answered PENDING or by look-up before
+        tickets = flight.tickets
         for confirmation in message.confirmations:
-            ticket = flight.tickets[confirmation.place]
+            ticket = tickets[confirmation.place]
             answer = answering.of_confirmation(confirmation)
-            ticket.resolve(answer)
+            if not ticket.future.done():
+                ticket.future.set_result(answer)
             if self._followers:
                 self._tell_followers(ticket, answer)
         self.leave_if_answered(flight)
@@ -123,12 +123,13 @@ class WaitingRoom:
         for flight in list(self._flights.values()):
             age_s = now - flight.born
             if age_s >= self._confirm_wait_s and flight.applied:
-                for wait in flight.waits:
+                for wait in _unanswered(flight):
                     wait.ticket.resolve(_overdue(wait, flight))
+                self.leave(flight)
             elif not looking and _lookup_due(flight, age_s * 1000):
                 flight.lookup_count += 1
-                due += (wait for wait in flight.waits if not wait.ticket.future.done())
-            self.leave_if_answered(flight)
+                due += _unanswered(flight)
+                self.leave_if_answered(flight)
         if due:
             self._looking = asyncio.create_task(self._look_up_and_answer(due), name="look-up")
         self._forget_answered_followers()
@@ -156,6 +157,15 @@ class WaitingRoom:
             await asyncio.sleep(limits.SWEEP_EVERY_MS / 1000)
             if self._flights:
                 self.sweep()
+
+
+def _unanswered(flight: Flight) -> Iterator[_Wait]:
+    for ticket in flight.own:
+        if not ticket.future.done():
+            yield _Wait(ticket, ticket.grab.out_request_no, own=True)
+    for wait in flight.waits:
+        if not wait.ticket.future.done():
+            yield wait
 
 
 def _lookup_due(flight: Flight, age_ms: float) -> bool:

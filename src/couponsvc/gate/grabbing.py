@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 
 from couponsvc.support.lua import LuaScript, ScriptMismatch
 from couponsvc.values import keys, wire
-from couponsvc.values.grab import Grab
 from couponsvc.values.outcome import Outcome
+from couponsvc.values.wire import GrabRow
 
 SCRIPT: Final = LuaScript(
     "couponsvc.gate",
@@ -38,12 +38,12 @@ def grab_command(
     shard: int,
     origin: bytes,
     drops: Sequence[tuple[int, int]],
-    grabs: Sequence[tuple[int, Grab]],
+    grabs: Sequence[GrabRow],
     backlog_max_count: int,
 ) -> tuple[list[str], list[bytes | int]]:
     """Keys and arguments of one call.
 
-    `drops` are `(drop_no, epoch)`; `grabs` are `(1-based index into drops, grab)`.
+    `drops` are `(drop_no, epoch)`.
     """
     key_names = [keys.shard_key(shard), keys.grants_key(shard)]
     for drop_no, epoch in drops:

@@ -99,11 +99,18 @@ def encode_drops(drops: Sequence[tuple[int, int]]) -> bytes:
     return _encode(drops)
 
 
-def encode_grabs(indexed: Sequence[tuple[int, Grab]]) -> bytes:
-    """Grabs of a batch as rows `[drop_index, holder, out_request_no, channel, region]`."""
-    return _encode(
-        [(drop_index, g.holder, g.out_request_no, g.channel, g.region) for drop_index, g in indexed]
-    )
+GrabRow = tuple[int, str, str, str, str]
+"""`(1-based index into the batch's drops, holder, out_request_no, channel, region)`."""
+
+
+def grab_row(drop_index: int, grab: Grab) -> GrabRow:
+    """The row of one grab."""
+    return (drop_index, grab.holder, grab.out_request_no, grab.channel, grab.region)
+
+
+def encode_grabs(grabs: Sequence[GrabRow]) -> bytes:
+    """Grabs of a batch, for the gate."""
+    return _encode(grabs)
 
 
 def decode_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
