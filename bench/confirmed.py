@@ -106,7 +106,7 @@ async def main() -> None:
                     for kind in ("api", "drain"):
                         spies.append(
                             subprocess.Popen(
-                                [options.profile, "record", "-d", str(SECONDS), "-r", "200", "-f", "raw"]
+                                [options.profile, "record", "-d", str(SECONDS), "-r", "500", "-f", "raw", "--nonblocking"]
                                 + ["-o", f"/tmp/profile-{kind}-{connections}.txt", "-p", str(up.pids(kind)[0])],
                                 stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL,
