@@ -58,7 +58,7 @@ async def database(postgres_server: PostgresServer) -> AsyncIterator[str]:
     dsn = await postgres_server.create_database()
     yield dsn
     postgres_server.ensure_running()
-    await postgres_server.drop_database(dsn)
+    await postgres_server.recycle(dsn)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ async def _postgres_faults(connection: Connection) -> list[str]:
     faults += [
         f"Postgres has {setting} off: set it to on, or a power cut loses vouchers"
         for setting in ("fsync", "full_page_writes")
-        if await connection.fetchval(f"SHOW {setting}") != "on"
+        if await connection.fetchval("SELECT current_setting($1)", setting) != "on"
     ]
     if await connection.fetchval("SELECT pg_is_in_recovery()"):
         faults.append("Postgres is a read replica (in recovery): set COUPONSVC_POSTGRES_DSN to the primary")
