@@ -187,7 +187,7 @@ class Rush:
 
     async def person(self, client: GrabClient, place: int) -> None:
         """One person: asks with one number until there is an answer, then once more."""
-        person, number = f"p-{place}", f"n-{place}"
+        person, number = f"canary-person-{place}", f"canary-number-{place}"
         self.holder_of[number] = person
         while True:
             answer = await grab_until_answered(client, self.drop_id, person, number, retries=PATIENCE)
@@ -247,6 +247,18 @@ class Rush:
         assert len(codes) == self.quantity
         check = await asyncio.to_thread(run_check, self.up.data_dir)
         assert check.returncode == 0, check.stdout + check.stderr
+        self.judge_logs()
+
+    def judge_logs(self) -> None:
+        """No log, the engines' included, names a person or a secret."""
+        secrets = [secret for holder in self.up.credentials.values() for secret in holder.values()]
+        planted = {"canary-", (self.up.data_dir / "master.key").read_text().strip(), *secrets}
+        planted -= {self.up.credentials["partner"]["partner_id"], self.up.credentials["partner"]["key_id"]}
+        logs = [self.up.data_dir.parent / f"{self.up.data_dir.name}.log", *self.up.data_dir.glob("*.log")]
+        for path in logs:
+            text = path.read_text("utf-8", "replace")
+            told = [secret[:8] for secret in planted if secret in text]
+            assert not told, f"{path.name} names {told}"
 
 
 def run_check(data_dir: Path) -> "subprocess.CompletedProcess[str]":

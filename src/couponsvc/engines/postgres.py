@@ -49,6 +49,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     "wal_compression": "off",
     "autovacuum": "on",
     "password_encryption": "scram-sha-256",
+    # An error's detail quotes the row, and so a person; its statement is ours and tells nothing new.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
 }
 
 
