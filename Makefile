@@ -41,8 +41,8 @@ test-faults: $(DEV_READY) ## pass the tests that kill and pause real processes
 
 lint: $(DEV_READY) ## check style and formatting of Python
 	@echo "== ruff"
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests bench
+	@$(BIN)/ruff format --check src tests bench
 
 types: $(DEV_READY) ## check types, strictly
 	@echo "== mypy"

@@ -19,8 +19,9 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from couponsvc.client import GrabClient
 from tests.faults.rush import Up, running_up
+
+from couponsvc.client import GrabClient
 
 SECONDS: Final = 5
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -82,6 +83,15 @@ def run_wrk(up: Up, requests: Path, script: Path, connections: int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def start_spy(py_spy: str, up: Up, kind: str, connections: int) -> "subprocess.Popen[bytes]":
+    """Profile a process for as long as the load lasts, into a file of this directory."""
+    place = f"profile-{kind}-{connections}.txt"
+    command = [py_spy, "record", "--nonblocking", "-d", str(SECONDS), "-r", "500", "-f", "raw", "-o", place]
+    return subprocess.Popen(
+        [*command, "-p", str(up.pids(kind)[0])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, nargs="+", default=[64, 256])
@@ -101,17 +111,11 @@ async def main() -> None:
                     for number in range(options.requests):
                         raw = signer.grab_request(drop_id, f"p-{number:08d}", f"{drop_id}-{number:08d}")
                         file.write(b"%8d" % len(raw) + raw)
-                spies = []
-                if options.profile:
-                    for kind in ("api", "drain"):
-                        spies.append(
-                            subprocess.Popen(
-                                [options.profile, "record", "-d", str(SECONDS), "-r", "500", "-f", "raw", "--nonblocking"]
-                                + ["-o", f"/tmp/profile-{kind}-{connections}.txt", "-p", str(up.pids(kind)[0])],
-                                stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL,
-                            )
-                        )
+                spies = [
+                    start_spy(options.profile, up, kind, connections)
+                    for kind in ("api", "drain")
+                    if options.profile
+                ]
                 before, count = cpu_us(up), issued(up, drop_id)
                 report = await asyncio.to_thread(run_wrk, up, requests, directory / "wrk.lua", connections)
                 await asyncio.sleep(0.5)

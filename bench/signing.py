@@ -21,7 +21,7 @@ ROUNDS = 7
 def report(name: str, call: Callable[[], object], count: int) -> None:
     """Print the best of several rounds."""
     best_s = min(timeit.repeat(call, number=count, repeat=ROUNDS)) / count
-    print(f"{name:<44} {best_s * 1e6:8.2f} µs")  # noqa: T201 - printing is what it is for
+    print(f"{name:<44} {best_s * 1e6:8.2f} µs")
 
 
 def main() -> None:
