@@ -37,7 +37,7 @@ request = function() at = at %% #requests + 1; return requests[at] end
 local statuses = {}
 response = function(status) statuses[status] = (statuses[status] or 0) + 1 end
 """
-KINDS: Final = ("api", "drain", "valkey-server", "postgres", "reconcile")
+KINDS: Final = ("api", "drain", "redis", "postgres", "reconcile")
 
 
 def define(up: Up, drop_id: str, quantity: int) -> None:

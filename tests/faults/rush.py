@@ -25,6 +25,8 @@ from couponsvc.support.signing import HmacKey
 
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
+ENGINE_NAMES: Final = {"redis": ("valkey-server", "redis-server"), "postgres": ("postgres",)}
+"""What an engine's processes are called: embedded or of the system."""
 PATIENCE: Final = Retries(attempts_max_count=60, pause_s=0.1, pause_max_s=1.0)
 """Longer than any fault here lasts: a partner that never gives up within a minute."""
 
@@ -47,11 +49,13 @@ class Up:
         return ApiClient(self.url, self.credentials["operator"]["token"])
 
     def pids(self, kind: str) -> list[int]:
-        """Process ids below `up`: `api`, `drain`, `reconcile`, `valkey-server` or `postgres`."""
+        """Process ids below `up`: `api`, `drain`, `reconcile`, `redis` or `postgres`."""
         found = []
         for pid, command in _descendants(self.process.pid):
             name = Path(command[0].split()[0]).name.rstrip(":")
-            if name == kind or (len(command) > 3 and command[2] == "couponsvc" and command[3] == kind):
+            if name in ENGINE_NAMES.get(kind, ()) or (
+                len(command) > 3 and command[2] == "couponsvc" and command[3] == kind
+            ):
                 found.append(pid)
         return found
 

@@ -35,17 +35,17 @@ async def rush_with(fault: Callable[[Up], None], *options: str, times: int = 2) 
             return rush
 
 
-@pytest.mark.parametrize("kind", ["api", "drain", "reconcile", "valkey-server", "postgres"])
+@pytest.mark.parametrize("kind", ["api", "drain", "reconcile", "redis", "postgres"])
 async def test_killing_any_process_twice_loses_and_doubles_nothing(kind: str) -> None:
     await rush_with(lambda up: up.kill(kind))
 
 
 async def test_losing_redis_with_all_its_data_loses_and_doubles_nothing() -> None:
     def wipe(up: Up) -> None:
-        up.wait_for("valkey-server")
+        up.wait_for("redis")
         with up.supervision_paused():
-            up.kill("valkey-server")
-            up.gone("valkey-server")
+            up.kill("redis")
+            up.gone("redis")
             shutil.rmtree(up.data_dir / "redis" / "appendonlydir")
 
     await rush_with(wipe)
@@ -59,10 +59,10 @@ async def test_a_redis_restored_from_an_older_copy_is_checked_before_it_answers(
             if not old.exists():
                 copy_owned(up.data_dir / "redis", old)
                 return
-            up.wait_for("valkey-server")
+            up.wait_for("redis")
             with up.supervision_paused():
-                up.kill("valkey-server")
-                up.gone("valkey-server")
+                up.kill("redis")
+                up.gone("redis")
                 copy_owned(old, up.data_dir / "redis")
 
         await rush_with(fault)
