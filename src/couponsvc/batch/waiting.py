@@ -129,7 +129,8 @@ class WaitingRoom:
             elif not looking and _lookup_due(flight, age_s * 1000):
                 flight.lookup_count += 1
                 due += _unanswered(flight)
-                self.leave_if_answered(flight)
+            # By look-up, or by another batch's confirmation, its last one may have been answered.
+            self.leave_if_answered(flight)
         if due:
             self._looking = asyncio.create_task(self._look_up_and_answer(due), name="look-up")
         self._forget_answered_followers()
@@ -177,7 +178,10 @@ def _of_standing(wait: _Wait, standing: StandingVoucher) -> Answer:
     grab = wait.ticket.grab
     _, person_token = split_holder(grab.holder)
     if (standing.drop_no, standing.person_token) != (grab.drop_no, person_token):
-        return Answer(AnswerKind.MISMATCH)
+        # The number waited for was used otherwise. If it is the ticket's own, that is its answer;
+        # if it is the person's other one, that grant falls away and nothing stands in the way.
+        own_number = wait.number == grab.out_request_no
+        return Answer(AnswerKind.MISMATCH) if own_number else answering.AGAIN
     answer = Answer(
         AnswerKind.CONFIRMED, standing.seq, standing.issued_ms, standing.code, standing.out_request_no
     )
