@@ -7,7 +7,8 @@ may safely ask again says so in its own code.
 
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -40,3 +41,13 @@ def open_redis(
         **connection_options,
     )
     return Redis.from_pool(pool)
+
+
+def make_connection(
+    url: str,
+    **connection_options: Any,  # noqa: ANN401 - passed on to redis-py's connection unread
+) -> AbstractConnection:
+    """One connection to `url`, not connected yet, for `support.resp` to take over; RESP2, no retries."""
+    options = {"socket_connect_timeout": CONNECT_TIMEOUT_S, **connection_options}
+    pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2, **options)
+    return pool.make_connection()  # type: ignore[no-untyped-call, no-any-return]
