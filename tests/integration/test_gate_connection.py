@@ -36,7 +36,7 @@ async def gate_on(url: str, blessed: list[Blessing | None]) -> AsyncIterator[Gat
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-        await gate.close()
+        gate.close()
 
 
 async def until_open(gate: GateConnection) -> None:

@@ -44,12 +44,11 @@ class ApiProcess:
         settings: Settings,
         pool: "asyncpg.Pool[asyncpg.Record]",
         redis: Redis,
-        listener: Redis,
         authenticator: Authenticator,
     ) -> None:
         self._pool: Final = pool
         self._redis: Final = redis
-        self._listener: Final = listener
+        self._redis_url: Final = settings.redis_url
         self._shard: Final = settings.shard
         self._authenticator: Final = authenticator
         self._gate: Final = GateConnection(settings.redis_url, self._read_blessing)
@@ -87,16 +86,15 @@ class ApiProcess:
         authenticator = Authenticator(pool, MasterKey.from_base64(settings.master_key.get_secret_value()))
         await authenticator.load()
         redis = open_redis(settings.redis_url)
-        listener = open_redis(settings.redis_url, socket_timeout_s=None)
-        return cls(settings, pool, redis, listener, authenticator)
+        return cls(settings, pool, redis, authenticator)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep connections, definitions, keys and batches going until `stop`, then end them in order."""
         tasks = [
             _task(self._gate.run(stop), "gate"),
-            _task(self._catalog.run(self._listener, stop), "catalog"),
+            _task(self._catalog.run(self._redis_url, stop), "catalog"),
             _task(self._authenticator.run(stop), "keys"),
-            _task(self._desk.listen(self._listener), "confirmations"),
+            _task(self._desk.listen(self._redis_url), "confirmations"),
             _task(self._desk.run(), "desk"),
             _task(self._measure(), "gauges"),
         ]
@@ -112,8 +110,7 @@ class ApiProcess:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._gate.close()
-        await self._listener.aclose()
+        self._gate.close()
         await self._redis.aclose()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._pool.close(), timeout=2)

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.batch import answering, metrics
@@ -199,14 +198,11 @@ class Desk:
         room.leave_if_answered(flight)
         metrics.count_outcomes(decision.codes)
 
-    async def listen(self, redis: Redis) -> None:
-        """Receive confirmations until cancelled. `redis`: a client of its own, no read timeout.
+    async def listen(self, redis_url: str) -> None:
+        """Receive confirmations until cancelled. What is missed while disconnected is found by look-up."""
+        await listen(redis_url, keys.confirm_channel(self._shard, self.origin), self._receive)
 
-        What is missed while disconnected is found by look-up.
-        """
-        await listen(redis, keys.confirm_channel(self._shard, self.origin), self._receive)
-
-    async def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         try:
             self._room.confirm(wire.decode_confirmations(data))
         except (msgspec.MsgspecError, ValueError, IndexError) as error:

@@ -14,17 +14,16 @@ answers a number that it has granted with the same grant.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from couponsvc import limits
 from couponsvc.gate.grabbing import SCRIPT, Decision
+from couponsvc.support.redis_client import make_connection
+from couponsvc.support.resp import LineLost, RespLine, open_line
 
 log = structlog.get_logger("gate")
 
@@ -76,16 +75,9 @@ class GateConnection:
     """
 
     def __init__(self, redis_url: str, read_blessing: ReadBlessing) -> None:
-        self._pool: Final = ConnectionPool.from_url(
-            redis_url,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=limits.GATE_TIMEOUT_S,
-            socket_connect_timeout=limits.GATE_CONNECT_TIMEOUT_S,
-            protocol=2,
-            redis_connect_func=self._introduce,
-        )
+        self._redis_url: Final = redis_url
         self._read_blessing: Final = read_blessing
-        self._connection: AbstractConnection | None = None
+        self._line: RespLine | None = None
         self._blessed: Blessing | None = None
         self._closed_because: tuple[str, str] = ("rebuilding", "not connected yet")
         self._wake: Final = asyncio.Event()
@@ -93,7 +85,7 @@ class GateConnection:
     @property
     def closed_because(self) -> str | None:
         """Why no grab can be decided at present, or None."""
-        return None if self._connection is not None else self._closed_because[1]
+        return None if self._line is not None else self._closed_because[1]
 
     async def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Decision:
         """Run `grab_batch` once.
@@ -102,39 +94,27 @@ class GateConnection:
             GateClosed: nothing was decided; no grant exists.
             ReplyLost: the connection broke after sending; grants may exist.
         """
-        connection = self._connection
-        if connection is None:
+        line = self._line
+        if line is None:
             raise GateClosed(*self._closed_because)
         try:
             try:
-                reply = await self._call(connection, "EVALSHA", SCRIPT.digest, keys, arguments)
+                reply = await line.call("EVALSHA", SCRIPT.digest, len(keys), *keys, *arguments)
             except NoScriptError:  # answered before anything ran: sending the source repeats nothing
-                reply = await self._call(connection, "EVAL", SCRIPT.source, keys, arguments)
+                reply = await line.call("EVAL", SCRIPT.source, len(keys), *keys, *arguments)
         except OutOfMemoryError as error:
             raise GateClosed("overloaded", f"Redis is out of memory: {error}") from error
         except ResponseError as error:
-            await self._drop("gate_unavailable", f"Redis refused the batch: {error}")
+            self._drop("gate_unavailable", f"Redis refused the batch: {error}")
             if str(error).startswith(_REFUSED_AS_A_WHOLE):
                 raise GateClosed(*self._closed_because) from error
             raise ReplyLost(str(error)) from error
         except BaseException as error:
-            await self._drop("gate_unavailable", f"lost the connection to Redis: {error!r}")
-            if isinstance(error, RedisError | OSError | TimeoutError):
+            self._drop("gate_unavailable", f"lost the connection to Redis: {error!r}")
+            if isinstance(error, LineLost):
                 raise ReplyLost(str(error)) from error
             raise
         return Decision(reply[0], reply[1:])
-
-    async def _call(
-        self,
-        connection: AbstractConnection,
-        command: str,
-        script: str,
-        keys: Sequence[str],
-        arguments: Sequence[bytes | int],
-    ) -> Any:  # noqa: ANN401 - the reply of grab_batch: [bytes, note, …]
-        packed = connection.pack_command(command, script, len(keys), *keys, *arguments)
-        await connection.send_packed_command(packed, check_health=False)
-        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Connect, watch the blessing and connect again, until `stop` is set."""
@@ -142,26 +122,36 @@ class GateConnection:
             try:
                 await self._tend()
             except Exception as error:  # noqa: BLE001 - Postgres or Redis is away: keep what holds, try again
-                if self._connection is None:
+                if self._line is None:
                     self._closed_because = (_problem_of(error), f"{type(error).__name__}: {error}")
-            pause_ms = limits.GATE_RECHECK_MS if self._connection is None else limits.RECONCILE_EVERY_MS
+            pause_ms = limits.GATE_RECHECK_MS if self._line is None else limits.RECONCILE_EVERY_MS
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_ms / 1000)
-        await self._drop("gate_unavailable", "shutting down")
+        self._drop("gate_unavailable", "shutting down")
 
     async def _tend(self) -> None:
         blessing = await self._read_blessing()
-        if self._connection is not None:
+        if self._line is not None:
             # The blessing may move to another server while this connection lives on.
             if blessing not in {self._blessed, None}:
-                await self._drop("rebuilding", "another Redis server was blessed")
+                self._drop("rebuilding", "another Redis server was blessed")
             return
         self._blessed = blessing
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()
-        self._connection = connection
+        connection = make_connection(
+            self._redis_url,
+            socket_timeout=limits.GATE_TIMEOUT_S,
+            socket_connect_timeout=limits.GATE_CONNECT_TIMEOUT_S,
+            redis_connect_func=self._introduce,
+        )
+        self._line = await open_line(connection, timeout_s=limits.GATE_TIMEOUT_S)
+        self._line.lost.add_done_callback(self._see_loss)
         log.info("gate opened", run_id=blessing.run_id if blessing else "")
+
+    def _see_loss(self, lost: "asyncio.Future[None]") -> None:
+        """Close the gate at once where the server went away while nothing was asked of it."""
+        if self._line is not None and self._line.lost is lost:
+            self._drop("gate_unavailable", "lost the connection to Redis")
 
     async def _introduce(self, connection: AbstractConnection) -> None:
         """Run by redis-py on every new connection, whoever opens it, before any other command."""
@@ -173,19 +163,17 @@ class GateConnection:
         await connection.send_command("SCRIPT", "LOAD", SCRIPT.source)
         await connection.read_response()
 
-    async def _drop(self, problem: str, reason: str) -> None:
-        connection, self._connection = self._connection, None
+    def _drop(self, problem: str, reason: str) -> None:
+        line, self._line = self._line, None
         self._closed_because = (problem, reason)
         self._wake.set()
-        if connection is not None:
+        if line is not None:
             log.warning("gate closed", reason=reason)
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
+            line.close()
 
-    async def close(self) -> None:
-        """Close the connection and its pool."""
-        await self._drop("gate_unavailable", "shutting down")
-        await self._pool.aclose()
+    def close(self) -> None:
+        """Close the connection."""
+        self._drop("gate_unavailable", "shutting down")
 
 
 def _problem_of(error: Exception) -> str:

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Final
 
 import structlog
-from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.support.subscription import listen
@@ -61,6 +60,9 @@ class DropCatalog:
         self._name_of: dict[int, str] = {}
         self._unknown: dict[str, float] = {}
         self._loading: dict[str, asyncio.Future[None]] = {}
+        self._named: set[str] = set()
+        """Drops that a control message named and that are not read anew yet."""
+        self._heard: Final = asyncio.Event()
 
     def get(self, drop_id: str) -> Listing | None:
         """What is known without waiting."""
@@ -109,26 +111,35 @@ class DropCatalog:
             self._name_of[drop.drop_no] = drop.drop_id
             self._unknown.pop(drop.drop_id, None)
 
-    async def run(self, redis: Redis, stop: asyncio.Event) -> None:
-        """Keep every known drop fresh until cancelled: by control message, and all of them by age.
-
-        `redis` is a client of its own without read timeout.
-        """
-        aging = asyncio.create_task(self._refresh_by_age(stop), name="catalog-by-age")
+    async def run(self, redis_url: str, stop: asyncio.Event) -> None:
+        """Keep every known drop fresh until cancelled: by control message, and all of them by age."""
+        tasks = [
+            asyncio.create_task(self._refresh_by_age(stop), name="catalog-by-age"),
+            asyncio.create_task(self._refresh_named(), name="catalog-by-message"),
+        ]
         try:
-            await listen(redis, keys.control_channel(self._shard), self._heard)
+            await listen(redis_url, keys.control_channel(self._shard), self._hear)
         finally:
-            aging.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await aging
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _heard(self, data: bytes) -> None:
+    def _hear(self, data: bytes) -> None:
         drop_id = self._name_of.get(int(data)) if data.isdigit() else None
         if drop_id is not None:
+            self._named.add(drop_id)
+            self._heard.set()
+
+    async def _refresh_named(self) -> None:
+        """Read what control messages named; those that come during a reading share the next one."""
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            drop_ids, self._named = list(self._named), set()
             try:
-                await self._reload([drop_id])
+                await self._reload(drop_ids)
             except Exception as error:  # noqa: BLE001 - the next reading by age makes up for it
-                log.warning("definition not read", drop_id=drop_id, error=type(error).__name__)
+                log.warning("definitions not read", drop_count=len(drop_ids), error=type(error).__name__)
 
     async def _refresh_by_age(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

@@ -18,6 +18,7 @@ from couponsvc.support import logs
 from couponsvc.support.postgres import open_pool, server_settings
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
+from couponsvc.support.subscription import listen
 from couponsvc.values import keys
 
 LEAD_LOCK_KEY: Final = 0x63737263
@@ -169,18 +170,8 @@ class Reconciler:
 
     async def _listen(self) -> None:
         """Wake the watch when somebody says that a drop changed; without it, the look is only later."""
-        client = open_redis(self._settings.redis_url, socket_timeout_s=None, max_connections=1)
-        try:
-            while True:
-                try:
-                    async with client.pubsub(ignore_subscribe_messages=True) as subscription:
-                        await subscription.subscribe(keys.control_channel(self._shard))
-                        async for _ in subscription.listen():
-                            self._wake.set()
-                except (RedisError, OSError):
-                    await asyncio.sleep(limits.RECONCILE_EVERY_MS / 1000)
-        finally:
-            await client.aclose()
+        channel = keys.control_channel(self._shard)
+        await listen(self._settings.redis_url, channel, lambda _: self._wake.set())
 
     def _report(self, error: BaseException | None) -> None:
         """Say once what is wrong, and once that it is over; not five times a second."""

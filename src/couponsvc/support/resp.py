@@ -53,13 +53,14 @@ class RespLine(asyncio.Protocol):
 
     def __init__(
         self,
-        connection: AbstractConnection,
-        transport: asyncio.Transport,
+        writer: asyncio.StreamWriter,
         timeout_s: float | None,
         receive: Callable[[bytes, bytes], None] | None,
     ) -> None:
-        self._connection: Final = connection
-        self._transport: Final = transport
+        self._writer: Final = writer
+        """Only held: it would close the transport when it is collected."""
+        # uvloop's transports are none of asyncio's classes.
+        self._transport: Final = cast("asyncio.Transport", writer.transport)
         self._timeout_s: Final = timeout_s
         self._receive: Final = receive
         self._reader: Final = hiredis.Reader(protocolError=LineLost, replyError=_error)
@@ -89,9 +90,9 @@ class RespLine(asyncio.Protocol):
         writer = connection._writer  # noqa: SLF001 - the one thing that redis-py has no name for
         if writer is None:
             raise LineLost("the connection to Redis is not open")
-        transport = cast("asyncio.Transport", writer.transport)  # uvloop's are none of asyncio's classes
-        line = cls(connection, transport, timeout_s, receive)
-        transport.set_protocol(line)
+        connection._writer = connection._reader = None  # noqa: SLF001 - no longer its to close
+        line = cls(writer, timeout_s, receive)
+        writer.transport.set_protocol(line)
         return line
 
     @property
@@ -182,10 +183,9 @@ class RespLine(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the socket; who still waits is told `LineLost`."""
         self._lose(LineLost("the line to Redis was closed here"))
-        await self._connection.disconnect(nowait=True)
 
 
 async def open_line(
