@@ -11,7 +11,7 @@ class TargetResult(NamedTuple):
         value: As measured in this run; a ratio unless `unit` says otherwise.
         target: What it should be at least or at most.
         at_least: Is more better?
-        unit: `×`, `µs`, `bytes` …; "" for a plain ratio.
+        unit: `µs`, `bytes` …; "" for a plain ratio.
         detail: The figures it was made from, short.
     """
 
