@@ -1,0 +1,25 @@
+"""Contender 5: Postgres alone. One row per unit, taken with `FOR UPDATE SKIP LOCKED`, per request.
+
+No lock is waited for, so commits of a drop share a flush; every unit is a row, made beforehand.
+"""
+
+from fastapi import FastAPI
+
+from bench.contenders.postgres_service import serve
+
+CONNECTIONS_COUNT = 16
+TAKE = """
+WITH taken AS (
+  DELETE FROM tickets WHERE ctid = (
+    SELECT ctid FROM tickets WHERE drop_id = $1 ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
+  ) RETURNING seq
+), voucher AS (
+  INSERT INTO vouchers SELECT $1, seq, $2, $3, $4, $5, $6, $7 FROM taken RETURNING seq
+)
+INSERT INTO outbox (type, drop_id, seq) SELECT 'voucher.issued', $1, seq FROM voucher RETURNING seq
+"""
+
+
+def create_app() -> FastAPI:
+    """Made by uvicorn, so that the pool belongs to its loop."""
+    return serve(TAKE, CONNECTIONS_COUNT)
