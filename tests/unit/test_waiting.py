@@ -7,7 +7,7 @@ from couponsvc import limits
 from couponsvc.batch.ticket import Ticket
 from couponsvc.batch.waiting import Flight, RequestKey, WaitingRoom
 from couponsvc.values import wire
-from couponsvc.values.answer import AnswerKind
+from couponsvc.values.answer import Answer, AnswerKind
 from couponsvc.values.drop import Drop, DropStatus, VoucherTerms
 from couponsvc.values.grab import Grab
 from couponsvc.values.outcome import Verdict
@@ -17,9 +17,16 @@ TERMS = VoucherTerms(2000, 6000, 3_600_000)
 DROP = Drop(7, "d", "p", "t", "", 0, 1, 1, DropStatus.ACTIVE, 10, 1, 0, 1, TERMS, frozenset({1}))
 
 
-def ticket(number: str, person: str = "p-1") -> Ticket:
-    future = asyncio.get_running_loop().create_future()
-    return Ticket(DROP, Grab(7, f"1:{person}", number, "", ""), future, confirm=True)
+class Waiter(Ticket):
+    """A ticket whose answer can be awaited."""
+
+    def __init__(self, number: str, person: str) -> None:
+        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        super().__init__(DROP, Grab(7, f"1:{person}", number, "", ""), self.future.set_result, confirm=True)
+
+
+def ticket(number: str, person: str = "p-1") -> Waiter:
+    return Waiter(number, person)
 
 
 def room(*standing: StandingVoucher) -> WaitingRoom:
@@ -41,7 +48,7 @@ def voucher(number: str, person: str) -> StandingVoucher:
     return StandingVoucher(7, 3, 1, 1, 1_790_000_000_000, person, number, "ABCDEFGHJKLMN", "", "")
 
 
-async def answered_by_look_up(waiting: WaitingRoom, waiter: Ticket) -> AnswerKind:
+async def answered_by_look_up(waiting: WaitingRoom, waiter: Waiter) -> AnswerKind:
     await asyncio.sleep(limits.LOOKUP_AFTER_MS[0] / 1000)
     waiting.sweep()
     return (await asyncio.wait_for(waiter.future, 1)).kind

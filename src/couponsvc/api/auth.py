@@ -9,9 +9,9 @@ While Postgres is away the last snapshot stays in force; only revocations wait.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import structlog
@@ -97,30 +97,16 @@ class Authenticator:
             KeyNotCached: the key or token may be newer than the table.
             Unauthenticated: the caller is not proven.
         """
-        return self._check(
+        return self.check_request(
             Request(method, raw_path, query, combine(headers), body, _SCHEMES.get(scheme, b""))
         )
 
-    def check_fields(
-        self, scope: MutableMapping[str, Any], fields: dict[bytes, bytes], body: bytes
-    ) -> Principal:
-        """As `check`, where the headers of an ASGI scope are combined already; `fields` is used up.
+    def check_request(self, request: Request) -> Principal:
+        """As `check`, where the parts are put together already; `request.fields` may be added to.
 
         Raises:
             KeyNotCached, Unauthenticated: as `check`.
         """
-        return self._check(
-            Request(
-                scope["method"],
-                scope["raw_path"],
-                scope["query_string"],
-                fields,
-                body,
-                _SCHEMES.get(scope["scheme"], b""),
-            )
-        )
-
-    def _check(self, request: Request) -> Principal:
         fields = request.fields
         now_s = self._clock()
         if b"signature-input" in fields or b"signature" in fields:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from couponsvc.api.app import create_app
 from couponsvc.api.auth import Authenticator
+from couponsvc.api.entrance import Entrance
 from couponsvc.api.lane import GrabLane
 from couponsvc.api.services import Services
 from couponsvc.batch import metrics
@@ -68,12 +69,8 @@ class ApiProcess:
             catalog=self._catalog,
             gate_closed_because=lambda: self._gate.closed_because,
         )
-        self.app: Final = GrabLane(
-            create_app(services),
-            authenticator=authenticator,
-            catalog=self._catalog,
-            desk=self._desk,
-        )
+        entrance = Entrance(authenticator=authenticator, catalog=self._catalog, desk=self._desk)
+        self.app: Final = GrabLane(create_app(services), entrance)
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:

@@ -19,7 +19,7 @@ import structlog
 
 from couponsvc import limits
 from couponsvc.batch import answering, metrics
-from couponsvc.batch.ticket import Ticket
+from couponsvc.batch.ticket import Tell, Ticket
 from couponsvc.batch.waiting import Flight, LookUp, WaitingRoom
 from couponsvc.gate.connection import GateClosed, ReplyLost
 from couponsvc.gate.grabbing import OUTCOME_OF, Decision, grab_command
@@ -67,18 +67,32 @@ class Desk:
         self._batch_numbers: Final = count(1)
         self._room: Final = WaitingRoom(look_up, confirm_wait_ms)
 
+    def hand_in(self, drop: Drop, grab: Grab, tell: Tell, *, confirm: bool = True) -> None:
+        """Queue a grab; `tell` gets its final answer, later and once.
+
+        Raises:
+            Overloaded: too many wait already; `tell` will not be called.
+        """
+        if len(self._queue) >= limits.QUEUE_MAX_COUNT or self._room.waiting_count >= limits.WAITING_MAX_COUNT:
+            raise Overloaded
+        self._queue.append(Ticket(drop, grab, tell, confirm=confirm))
+        if self._idle:
+            self._idle = False
+            self._arrived.set()
+
     def submit(self, drop: Drop, grab: Grab, *, confirm: bool = True) -> asyncio.Future[Answer]:
-        """Queue a grab; the future resolves with its final answer and is never cancelled by us.
+        """As `hand_in`, with a future that gets the answer; cancelling it cancels no decision.
 
         Raises:
             Overloaded: too many wait already.
         """
-        if len(self._queue) >= limits.QUEUE_MAX_COUNT or self._room.waiting_count >= limits.WAITING_MAX_COUNT:
-            raise Overloaded
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append(Ticket(drop, grab, future, confirm=confirm))
-        if self._idle:
-            self._arrived.set()
+
+        def tell(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.hand_in(drop, grab, tell, confirm=confirm)
         return future
 
     @property
@@ -100,7 +114,6 @@ class Desk:
                     self._arrived.clear()
                     self._idle = True
                     await self._arrived.wait()
-                    self._idle = False
                 await self._decide(self._take_batch())
         finally:
             sweeping.cancel()

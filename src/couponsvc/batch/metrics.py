@@ -18,8 +18,8 @@ _DECISION: Final = metrics.histogram(
     [],
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
 )
-_OUTCOMES: Final = Tally(
-    metrics.counter("couponsvc_gate_outcomes", "Grabs by the gate's outcome.", ["outcome"])
+_OUTCOMES: Final[Tally[str]] = Tally(
+    metrics.counter("couponsvc_gate_outcomes", "Grabs by the gate's outcome.", ["outcome"]), label_of=str
 )
 _LABELS: Final = tuple((outcome.value.encode(), outcome.name.lower()) for outcome in Outcome)
 QUEUED: Final = metrics.gauge("couponsvc_queued_grabs", "Grabs waiting for a decision.", [])

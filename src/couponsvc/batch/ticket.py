@@ -1,26 +1,31 @@
 """One grab on its way through batcher and waiter."""
 
-import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from couponsvc.values.answer import Answer
 from couponsvc.values.drop import Drop
 from couponsvc.values.grab import Grab
 
+Tell = Callable[[Answer], None]
+"""Takes the final answer. Called once, from the desk's loop, so it neither waits nor raises."""
+
 
 class Ticket:
-    """A grab with the future of its answer. Resolved exactly once; later news are ignored."""
+    """A grab with whom to tell its answer. Told exactly once; later news are ignored."""
 
-    __slots__ = ("confirm", "drop_key", "future", "grab")
+    __slots__ = ("_tell", "answered", "confirm", "drop_key", "grab")
 
-    def __init__(self, drop: Drop, grab: Grab, future: asyncio.Future[Answer], *, confirm: bool) -> None:
+    def __init__(self, drop: Drop, grab: Grab, tell: Tell, *, confirm: bool) -> None:
         self.drop_key: Final = (drop.drop_no, drop.epoch)
         self.grab: Final = grab
-        self.future: Final = future
         self.confirm: Final = confirm
         """Whether the caller wants to wait for the commit."""
+        self.answered = False
+        self._tell: Final = tell
 
     def resolve(self, answer: Answer) -> None:
-        """Answer, unless it was answered or its caller has gone."""
-        if not self.future.done():
-            self.future.set_result(answer)
+        """Answer, unless it was answered."""
+        if not self.answered:
+            self.answered = True
+            self._tell(answer)

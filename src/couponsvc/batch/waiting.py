@@ -104,8 +104,7 @@ class WaitingRoom:
         for confirmation in message.confirmations:
             ticket = tickets[confirmation.place]
             answer = answering.of_confirmation(confirmation)
-            if not ticket.future.done():
-                ticket.future.set_result(answer)
+            ticket.resolve(answer)
             if self._followers:
                 self._tell_followers(ticket, answer)
         self.leave_if_answered(flight)
@@ -149,7 +148,7 @@ class WaitingRoom:
 
     def _forget_answered_followers(self) -> None:
         for key, waits in list(self._followers.items()):
-            if all(wait.ticket.future.done() for wait in waits):
+            if all(wait.ticket.answered for wait in waits):
                 del self._followers[key]
 
     async def run(self) -> None:
@@ -162,10 +161,10 @@ class WaitingRoom:
 
 def _unanswered(flight: Flight) -> Iterator[_Wait]:
     for ticket in flight.own:
-        if not ticket.future.done():
+        if not ticket.answered:
             yield _Wait(ticket, ticket.grab.out_request_no, own=True)
     for wait in flight.waits:
-        if not wait.ticket.future.done():
+        if not wait.ticket.answered:
             yield wait
 
 

@@ -7,8 +7,8 @@ request that would be a tenth of a grab's whole budget.
 # Imported by metric modules only, after support.metrics has chosen the multiprocess mode.
 import asyncio
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import Counter, Histogram
 
@@ -16,22 +16,38 @@ FLUSH_EVERY_S: Final = 0.25
 """How far the metrics may trail what happened; well below any scrape interval."""
 
 
-class Tally:
-    """Counts by one label, and optionally durations, carried over by a timer of the running loop."""
+Key = TypeVar("Key", bound=Hashable)
 
-    def __init__(self, counter: Counter, histogram: Histogram | None = None) -> None:
+
+class Tally(Generic[Key]):
+    """Counts by one label, and optionally durations, carried over by a timer of the running loop.
+
+    Args:
+        counter: With one label.
+        histogram: Without labels.
+        label_of: The label's value for what `count` is given.
+    """
+
+    def __init__(
+        self,
+        counter: Counter,
+        histogram: Histogram | None = None,
+        *,
+        label_of: Callable[[Key], str],
+    ) -> None:
         self._counter: Final = counter
+        self._label_of: Final = label_of
         self._histogram: Final = histogram
         bounds: Sequence[float] = histogram._upper_bounds if histogram is not None else ()  # noqa: SLF001 - see flush
         self._bounds: Final = tuple(bounds)
-        self._counts: dict[str, int] = {}
+        self._counts: dict[Key, int] = {}
         self._bucket_counts: list[int] = [0] * len(self._bounds)
         self._sum_s = 0.0
         self._scheduled = False
 
-    def count(self, label: str, increment: int = 1) -> None:
-        """Add to the count of a label value."""
-        self._counts[label] = self._counts.get(label, 0) + increment
+    def count(self, key: Key, increment: int = 1) -> None:
+        """Add to the count of what `label_of` names."""
+        self._counts[key] = self._counts.get(key, 0) + increment
         if not self._scheduled:
             self._schedule()
 
@@ -50,8 +66,8 @@ class Tally:
         """Carry over what was counted. Bulk observation has no public form in prometheus_client."""
         self._scheduled = False
         counts, self._counts = self._counts, {}
-        for label, increment in counts.items():
-            self._counter.labels(label).inc(increment)
+        for key, increment in counts.items():
+            self._counter.labels(self._label_of(key)).inc(increment)
         if self._histogram is not None and self._sum_s:
             for bucket, increment in enumerate(self._bucket_counts):
                 if increment:

@@ -4,8 +4,11 @@ import enum
 from typing import NamedTuple
 
 
-class AnswerKind(enum.Enum):
-    """What a grab is told in the end. One member per row of the contract's answer table."""
+class AnswerKind(enum.IntEnum):
+    """What a grab is told in the end. One member per row of the contract's answer table.
+
+    Integers only because they hash in C, and every answer is counted.
+    """
 
     CONFIRMED = enum.auto()
     """Committed in Postgres for this request: the voucher."""
