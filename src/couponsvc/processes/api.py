@@ -41,13 +41,14 @@ async def run_api(settings: Settings, stop: asyncio.Event) -> None:
         Exception: whatever ended a background task; a supervisor starts the process again.
     """
     from couponsvc.api.compose import ApiProcess  # noqa: PLC0415 - other processes need no web framework
+    from couponsvc.api.express import protocol_of  # noqa: PLC0415
 
     listener = listen(settings.host, settings.port)
     process = await ApiProcess.open(settings)
     quit_background = asyncio.Event()
     background = asyncio.create_task(process.run(quit_background), name="background")
     spare_the_collector()
-    server = _Server(_config(process.app))
+    server = _Server(_config(process.app, protocol_of(process.app.entrance)))
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="serving")
     stopping = asyncio.create_task(stop.wait(), name="stopping")
     try:
@@ -74,11 +75,14 @@ def spare_the_collector() -> None:
     gc.set_threshold(COLLECT_AFTER_COUNT, 20, 50)
 
 
-def _config(app: Any) -> uvicorn.Config:  # noqa: ANN401 - an ASGI callable, as uvicorn takes it
+def _config(
+    app: Any,  # noqa: ANN401 - an ASGI callable, as uvicorn takes it
+    protocol: type[asyncio.Protocol],
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol,
         lifespan="off",
         log_config=None,
         log_level="warning",
