@@ -1,6 +1,14 @@
-"""The targets: a measured value, what it should be, and whether it is."""
+"""What a target comes to: a measured value, what it should be, and whether it is.
 
+Rows are compared in `bench.ratios`; what needs millions of vouchers or thousands of drops is measured by
+`bench.scale`, whose entry is `async def run(say: Say) -> list[TargetResult]`.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
+
+Say = Callable[[str], None]
+"""Takes one line of progress."""
 
 
 class TargetResult(NamedTuple):
