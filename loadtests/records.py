@@ -22,6 +22,8 @@ ABANDONED: Final = "abandoned"
 """`Answered.code` beside status 0: the person hung up on purpose before the answer came."""
 ORACLE: Final = "oracle"
 """`Answered.worker` of what the oracle asked after the run."""
+OPERATOR: Final = "operator"
+"""The clock, in `RunFacts.clocks`, by which operations and samples were timed."""
 
 FACTS_FILE: Final = "facts.json"
 SAMPLES_FILE: Final = "samples.bin"
@@ -73,7 +75,7 @@ class DropSample(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     drop_id: str
     at_ms: float
-    """When the answer had arrived, by the observer's clock."""
+    """When the answer had arrived, by the clock OPERATOR."""
     state: str
     available: int
     pending: int
@@ -95,7 +97,7 @@ class DropDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """Something an operator did to a drop during the run, through the API."""
+    """Something an operator did to a drop during the run, through the API; by the clock OPERATOR."""
 
     drop_id: str
     what: str

@@ -1,12 +1,11 @@
 """The oracle: reads what a run recorded and what the deployment says, and gives a verdict."""
 
-from loadtests.oracle.deployment import Access, Deployment, Refused
+from loadtests.oracle.deployment import Deployment, Refused
 from loadtests.oracle.judging import Patience, judge
 from loadtests.oracle.run import RunRecords
 from loadtests.oracle.verdict import Promise, Standing, Verdict
 
 __all__ = [
-    "Access",
     "Deployment",
     "Patience",
     "Promise",

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -33,15 +32,6 @@ class Refused(Exception):
     """The deployment does not let the oracle read; the message says which credential to look at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What the oracle needs: an auditor's token, and a partner's key or token."""
-
-    auditor_token: str = field(repr=False)
-    partner: SigningKey | str = field(repr=False)
-    """A key that signs, or a bearer token where the partner's credential allows it."""
-
-
 class Deployment:
     """A deployment under judgement. Use it as an asynchronous context.
 
@@ -50,25 +40,31 @@ class Deployment:
         Refused: from every read, if a token may not do that.
     """
 
-    def __init__(self, host: str, access: Access) -> None:
+    def __init__(self, host: str, *, auditor_token: str, partner: SigningKey | str) -> None:
+        """Know where and as whom to ask; nothing is sent yet.
+
+        `partner`: a key that signs, or a bearer token where the partner's credential allows one.
+
+        Raises:
+            Unreachable: the host is no address.
+        """
         self.host: Final = host.rstrip("/")
-        self._auditor: Final = self._http(access.auditor_token)
-        self._partner: Final = self._http(access.partner) if isinstance(access.partner, str) else None
-        self._signed: Final = (
-            None
-            if isinstance(access.partner, str)
-            else GrabClient(self.host, access.partner, connections_max_count=CONNECTIONS_MAX_COUNT)
-        )
+        try:
+            self._auditor: Final = self._http(auditor_token)
+            self._partner: Final = self._http(partner) if isinstance(partner, str) else None
+            self._signed: Final = None if isinstance(partner, str) else self._signing(partner)
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise Unreachable(f"{self.host} is no address: {error}") from error
 
     def _http(self, token: str) -> httpx2.AsyncClient:
         headers = {"authorization": f"Bearer {token}"}
         limits = httpx2.Limits(max_connections=CONNECTIONS_MAX_COUNT)
-        try:
-            return httpx2.AsyncClient(
-                base_url=self.host, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
-            )
-        except httpx2.InvalidURL as error:
-            raise Unreachable(f"{self.host} is no address: {error}") from error
+        return httpx2.AsyncClient(
+            base_url=self.host, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
+        )
+
+    def _signing(self, key: SigningKey) -> GrabClient:
+        return GrabClient(self.host, key, connections_max_count=CONNECTIONS_MAX_COUNT)
 
     async def __aenter__(self) -> Self:
         return self

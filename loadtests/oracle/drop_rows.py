@@ -2,9 +2,10 @@
 
 from datetime import datetime
 
-from loadtests.oracle.evidence import OPERATOR, DropEvidence, Evidence
+from loadtests.oracle.evidence import DropEvidence, Evidence
 from loadtests.oracle.tracks import NEVER_MS
 from loadtests.oracle.verdict import DropRow
+from loadtests.records import OPERATOR
 
 
 def drop_rows(evidence: Evidence) -> list[DropRow]:

@@ -7,10 +7,17 @@ from typing import Final, NamedTuple
 import msgspec
 
 from loadtests.oracle.tracks import NEVER_MS, Book, Moment, Moments, Seen, VoucherName, row_digest
-from loadtests.records import ORACLE, Answered, Clock, DropDefinition, DropSample, Operation, RunFacts
+from loadtests.records import (
+    OPERATOR,
+    ORACLE,
+    Answered,
+    Clock,
+    DropDefinition,
+    DropSample,
+    Operation,
+    RunFacts,
+)
 
-OPERATOR: Final = "operator"
-"""Whose clock operations and samples were timed by, in `RunFacts.clocks`."""
 REBUILDING: Final = "rebuilding"
 SOLD_OUT: Final = "sold_out"
 

@@ -4,11 +4,11 @@ The deployment has one clock. What a worker's clock says is moved by its measure
 what lies outside the tolerance on the safe side is judged.
 """
 
-from loadtests.oracle.evidence import OPERATOR, DropEvidence, Evidence
+from loadtests.oracle.evidence import DropEvidence, Evidence
 from loadtests.oracle.rulebook import record_rule, redefined
 from loadtests.oracle.tracks import Seen, Track
 from loadtests.oracle.verdict import Promise
-from loadtests.records import Answered
+from loadtests.records import OPERATOR, Answered
 
 
 @record_rule(Promise.IN_ORDER, "Nobody is granted before the opening", 200, 201, excuses=(redefined,))
