@@ -1,9 +1,12 @@
 """Reading the head of a usual grab in one pass, or not at all.
 
 What is read here is a strict part of HTTP/1.1 (RFC 9112): one request line of ours, field lines
-without folding or odd bytes, and a body whose length is stated once. Whatever differs in
-anything, even if it is allowed, is left to the HTTP parser; so nothing is ever read here that the
-parser would read otherwise (tests/property compares the two).
+`Name: value` without folding, tabs, odd bytes or spaces at their ends, and a body whose length is
+stated once. Whatever differs in anything, even if it is allowed, is left to the HTTP parser; so
+nothing is ever read here that the parser would read otherwise (tests/property compares the two).
+
+Written with the bulk operations of `bytes` because they run in C: a pass with regular expressions
+took three times as long.
 """
 
 import re
@@ -12,17 +15,17 @@ from typing import Final, NamedTuple
 from couponsvc import limits
 
 BEGINS_WITH: Final = b"POST /v1/drops/"
-_REQUEST: Final = re.compile(
-    rb"POST (/v1/drops/([a-z0-9][a-z0-9-]{1,62})/grabs) HTTP/1\.1\r\n"
-    rb"((?:[A-Za-z0-9-]+: [!-~][ -~]*\r\n)+)\r\n"
-)
-_FIELDS: Final = re.compile(rb"([A-Za-z0-9-]+): ([ -~]+)\r\n").findall
+_REQUEST_LINE: Final = re.compile(rb"POST (/v1/drops/([a-z0-9][a-z0-9-]{1,62})/grabs) HTTP/1\.1").fullmatch
+_NAME: Final = re.compile(rb"[A-Za-z0-9-]+").fullmatch
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _FRAMING: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
 """Fields that change how a message is read or answered."""
 _KEEP_ALIVE: Final = b"keep-alive"
 LENGTH_MAX_DIGITS: Final = 4
 HEAD_MAX_BYTES: Final = 16_384
 """A signed grab's head has about 700."""
+REMEMBERED_MAX_COUNT: Final = 4_096
+"""Request lines and names of fields that were good; a day has some hundred drops, a client ten fields."""
 
 
 class ExpressHead(NamedTuple):
@@ -37,21 +40,62 @@ class ExpressHead(NamedTuple):
     body_end: int
 
 
+class _Unusual(Exception):
+    """Something that the HTTP parser has to read."""
+
+
+class _LowerNames(dict[bytes, bytes]):
+    """Names of fields as they were sent → in lower case."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        if _NAME(name) is None:
+            raise _Unusual
+        if len(self) >= REMEMBERED_MAX_COUNT:
+            self.clear()
+        lower = self[name] = name.lower()
+        return lower
+
+
+_lower: Final = _LowerNames()
+_targets: Final[dict[bytes, tuple[str, bytes]]] = {}
+"""Request lines → drop_id and raw path."""
+
+
 def read_head(data: bytes) -> ExpressHead | None:
     """The head at the beginning of `data`; None where it is for the HTTP parser."""
-    request = _REQUEST.match(data, 0, HEAD_MAX_BYTES)
+    end = data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES)
+    if end < 0:
+        return None
+    head = data[:end]
+    lines = head.split(b"\r\n")
+    # All that is not printable must be the line ends; no value may begin or end with a space.
+    if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1) or b":  " in head or b" \r\n" in head:
+        return None
+    request_line = lines.pop(0)
+    target = _targets.get(request_line) or _read_target(request_line)
+    if target is None or head.endswith(b" "):
+        return None
+    fields = {}
+    try:
+        for line in lines:
+            name, _, value = line.partition(b": ")  # without `: ` the whole line is no name
+            fields[_lower[name]] = value
+    except _Unusual:
+        return None
+    if len(fields) != len(lines) or not _is_usual(fields):
+        return None
+    begin = end + 4
+    return ExpressHead(*target, fields, begin, begin + int(fields[b"content-length"]))
+
+
+def _read_target(request_line: bytes) -> tuple[str, bytes] | None:
+    request = _REQUEST_LINE(request_line)
     if request is None:
         return None
-    raw_path, drop_id, field_lines = request.groups()
-    lines = _FIELDS(field_lines)
-    fields = {name.lower(): value for name, value in lines}
-    if len(fields) != len(lines):
-        return None  # a field in several lines
-    if not _is_usual(fields):
-        return None
-    begin = request.end()
-    end = begin + int(fields[b"content-length"])
-    return ExpressHead(drop_id.decode("ascii"), raw_path, fields, begin, end)
+    if len(_targets) >= REMEMBERED_MAX_COUNT:
+        _targets.clear()
+    target = _targets[request_line] = request[2].decode("ascii"), request[1]
+    return target
 
 
 def _is_usual(fields: dict[bytes, bytes]) -> bool:
