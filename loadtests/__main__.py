@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-COMMANDS: Final = ("judge",)
+COMMANDS: Final = ("prepare", "run", "judge")
 """Modules of `loadtests.commands`."""
 
 

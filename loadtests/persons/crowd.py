@@ -1,6 +1,6 @@
 """Who comes, when, and for which drop: drawn from the seed, the same for any number of workers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from math import exp, log, sqrt
 from statistics import NormalDist
@@ -13,6 +13,8 @@ from loadtests.persons.traits import Double, Traits
 from loadtests.scenario import Arrival, Scenario
 
 _NORMAL: Final = NormalDist()
+_BREATH_COUNT: Final = 256
+"""Persons made at a stretch: about 10 ms."""
 
 
 def arrival_s(arrival: Arrival, chance: float) -> float:
@@ -57,19 +59,29 @@ class Crowd:
         total = sum(drop.demand for drop in scenario.drops)
         self._demand_upto: Final = list(accumulate(drop.demand / total for drop in scenario.drops))
 
-    def part(self, place: int, workers_count: int) -> list[Presser]:
+    def part(
+        self, place: int, workers_count: int, breathe: Callable[[], None] = lambda: None
+    ) -> list[Presser]:
         """The persons and fingers that one worker plays, by when they press first.
 
         Fingers of one person are spread over the workers: they must meet in the deployment, not
         in one process of ours.
+
+        Args:
+            place: Which worker, from 0.
+            workers_count: Of the run.
+            breathe: Called now and then; a large crowd takes seconds.
         """
-        mine = [
-            presser
-            for person in range(self._persons_count)
-            if self._fingers_of(person) > (place - person) % workers_count
-            for presser in self._person(person)
-            if (presser.who.person + presser.who.finger) % workers_count == place
-        ]
+        mine: list[Presser] = []
+        for person in range(self._persons_count):
+            if person % _BREATH_COUNT == 0:
+                breathe()
+            if self._fingers_of(person) > (place - person) % workers_count:
+                mine += [
+                    presser
+                    for presser in self._person(person)
+                    if (person + presser.who.finger) % workers_count == place
+                ]
         mine.sort(key=lambda presser: (presser.due_s, presser.who))
         return mine
 

@@ -42,7 +42,7 @@ class AppPerson(Presser):
         if not self._again:
             return None
         self._again = False
-        chance = self._draw()
+        chance = self.chance()
         if chance < self.traits.repeat_share:
             return step._replace(due_s=self._back_off(told), what=GRAB, timeout_s=None)
         if chance < self.traits.repeat_share + self.traits.greed_share:
@@ -51,10 +51,10 @@ class AppPerson(Presser):
 
     def _disappointed(self, told: Told) -> Step | None:
         places = len(self.world.places)
-        if self._visited < places and self._draw() < self.traits.other_drop_share:
+        if self._visited < places and self.chance() < self.traits.other_drop_share:
             self._visited += 1
             return self._press(self._back_off(told), place=(self.place + 1) % places)
-        if not self._disbelieved and self._draw() < self.traits.disbelief_share:
+        if not self._disbelieved and self.chance() < self.traits.disbelief_share:
             self._disbelieved = True
             return self._press(self._back_off(told))
         return None
@@ -82,7 +82,7 @@ class HastyPartner(Presser):
         if self._tries >= traits.hasty_tries_count:
             return None
         spread_ms = traits.timeout_max_ms - traits.timeout_min_ms
-        return (traits.timeout_min_ms + spread_ms * self._draw()) / 1_000
+        return (traits.timeout_min_ms + spread_ms * self.chance()) / 1_000
 
 
 class ScriptPerson(Presser):
@@ -93,7 +93,7 @@ class ScriptPerson(Presser):
 
     def _next(self, step: Step, told: Told) -> Step | None:
         due_s = max(step.due_s + self.traits.every_ms / 1_000, told.now_s)
-        if self._draw() < self.traits.new_number_share:
+        if self.chance() < self.traits.new_number_share:
             return self._press(due_s)
         return step._replace(due_s=due_s)
 

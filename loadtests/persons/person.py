@@ -129,7 +129,8 @@ class Presser:
         """What this kind of person does then."""
         raise NotImplementedError
 
-    def _draw(self) -> float:
+    def chance(self) -> float:
+        """This person's next draw, in [0, 1)."""
         self._draws += 1
         return fate(self.world.seed, self.who.person, self._draws)
 
@@ -139,16 +140,16 @@ class Presser:
             self.place = place
         self._presses += 1
         self._pause_s = self.traits.pause_s
-        mark = f"f{self.finger}" if self.finger else ""
+        mark = f"f{self.who.finger}" if self.who.finger else ""
         return Step(
-            due_s, GRAB, self.place, f"{self.world.run}-{self.index}{mark}-{self._presses}", timeout_s
+            due_s, GRAB, self.place, f"{self.world.run}-{self.who.person}{mark}-{self._presses}", timeout_s
         )
 
     def _back_off(self, told: Told) -> float:
         """When to ask again: never before `Retry-After`, and later each time."""
-        wait_s = max(told.retry_after_s, self._pause_s * (0.5 + self._draw()))
+        wait_s = max(told.retry_after_s, self._pause_s * (0.5 + self.chance()))
         self._pause_s = min(self._pause_s * 2, self.traits.pause_s * _PAUSE_GROWTH_MAX)
-        return told.now_s + wait_s * (1.0 + 0.25 * self._draw())
+        return told.now_s + wait_s * (1.0 + 0.25 * self.chance())
 
     def _ask_again(self, step: Step, told: Told) -> Step | None:
         """The same number again where it has no answer yet; None where it has."""
@@ -163,6 +164,6 @@ class Presser:
     def _await_opening(self, step: Step, told: Told) -> Step:
         """Press on a grey button again and again, and once the countdown is over."""
         opens_s = self.world.places[step.place].opens_s if told.opens_s is None else told.opens_s
-        impatient_s = told.now_s + self.traits.pause_s * (0.5 + self._draw())
-        at_once_s = opens_s + _FINGER_S * self._draw()
+        impatient_s = told.now_s + self.traits.pause_s * (0.5 + self.chance())
+        at_once_s = opens_s + _FINGER_S * self.chance()
         return step._replace(due_s=min(impatient_s, max(at_once_s, told.now_s)))

@@ -1,0 +1,113 @@
+"""Run a scenario with locust and judge it: against a deployment, or a local one that comes and goes.
+
+The exit code is the verdict's: 0 kept, 1 broken, 2 usage, 3 the deployment cannot be reached.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from loadtests.local import LocalDeployment, LocalFailed
+from loadtests.scenario import ScenarioError, load_scenario, names
+
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+LOCUSTFILE: Final = Path(__file__).resolve().parents[1] / "locustfile.py"
+STOP_PATIENCE_S: Final = 90.0
+"""Locust ends by itself within the length of a scenario; after a signal, within this."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("scenario", help=f"one of {', '.join(names())}, or a file")
+    parser.add_argument("--persons", type=int, default=0, help="how many come; 0: as the scenario says")
+    parser.add_argument("--rate", type=float, default=0.0, help="persons per second instead (curve `even`)")
+    parser.add_argument(
+        "--host", default="", help="where the deployment answers; else a local one is started"
+    )
+    parser.add_argument("--credentials", type=Path, metavar="FILE", help="credentials.json of the deployment")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="drops that `prepare` has made")
+    parser.add_argument("--processes", type=int, default=2, help="locust workers (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="API processes of a local deployment")
+    parser.add_argument("--seed", type=int, help="of everything that chance decides")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where records and report go")
+    parser.add_argument("--verbose", action="store_true", help="locust's own statistics, too")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Start what is needed, run locust, stop everything; the exit code is the verdict's."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is stopped
+    try:
+        with contextlib.ExitStack() as closing:
+            host: str = given.host
+            credentials: Path | None = given.credentials
+            if not host:
+                print("starting a local deployment …", flush=True)  # noqa: T201 - the command's output
+                local = closing.enter_context(LocalDeployment(given.workers))
+                host, credentials = local.url, local.credentials
+            return _locust(_command(given, host, credentials))
+    except ScenarioError as error:
+        return _fail(str(error), EXIT_USAGE)
+    except LocalFailed as error:
+        return _fail(str(error), EXIT_UNREACHABLE)
+    except KeyboardInterrupt:
+        return _fail("interrupted; everything is stopped, records are kept", EXIT_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _command(given: argparse.Namespace, host: str, credentials: Path | None) -> list[str]:
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host]
+    command += ["--scenario", given.scenario, "--persons", str(_persons_count(given))]
+    if given.processes > 1:
+        command += ["--processes", str(given.processes)]
+    if not given.verbose:
+        command += ["--only-summary", "--loglevel", "WARNING"]
+    for name in ("seed", "plan", "run_dir"):
+        value = getattr(given, name)
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    if credentials is not None:
+        command += ["--credentials", str(credentials)]
+    return command
+
+
+def _persons_count(given: argparse.Namespace) -> int:
+    scenario = load_scenario(given.scenario)
+    if not given.rate:
+        return int(given.persons)
+    if scenario.arrival.curve != "even":
+        raise ScenarioError(
+            f"--rate needs the curve `even`; {scenario.scenario} has {scenario.arrival.curve}"
+        )
+    return max(1, round(given.rate * scenario.arrival.within_s))
+
+
+def _locust(command: list[str]) -> int:
+    """Run it to its end; on Ctrl-C it ends in its own order, being in our process group."""
+    process = subprocess.Popen(command, env=os.environ)  # noqa: S603 - our own interpreter and file
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(says: str, code: int) -> int:
+    print(f"loadtests: run: {says}", file=sys.stderr)  # noqa: T201 - the command's error
+    return code

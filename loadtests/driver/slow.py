@@ -1,0 +1,106 @@
+"""Partners on bad lines, on sockets of their own: one trickles its request, one never reads.
+
+A service that gives each of them a thread, an unbounded buffer or a place in a bounded pool serves
+nobody else meanwhile. What normal persons are told, and how soon, is what these two are for.
+"""
+
+import contextlib
+import struct
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+import gevent  # type: ignore[import-untyped] # gevent ships no types
+from gevent import socket, ssl
+
+from loadtests.clock import RunClock
+from loadtests.driver.requests import Request
+from loadtests.driver.writing import Reply
+from loadtests.persons.traits import Stall, Trickle
+from loadtests.records import ABANDONED
+
+TIMEOUT_S: Final = 15.0
+_RECEIVE_BUFFER_BYTES: Final = 2_048
+"""As small as the system allows: the server notices soon that nobody reads."""
+_SEND_PATIENCE_S: Final = 1.0
+"""A request that cannot be sent for so long will not be: the server has stopped reading, too."""
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with 0 s: the connection ends with a reset, as a crashed partner's does."""
+_HEAD_END: Final = b"\r\n\r\n"
+_ANSWER_MAX_BYTES: Final = 64 * 1024
+
+
+class Line:
+    """Connections to one deployment, outside of any pool."""
+
+    def __init__(self, base_url: str, clock: RunClock, *, verify_tls: bool) -> None:
+        parts = urlsplit(base_url)
+        self._tls: Final = parts.scheme == "https"
+        self._name: Final = parts.hostname or ""
+        self._address: Final = (self._name, parts.port or (443 if self._tls else 80))
+        self.host: Final = parts.netloc
+        self._clock: Final = clock
+        self._verify_tls: Final = verify_tls
+
+    def trickle(self, request: Request, traits: Trickle, *, finishes: bool) -> Reply:
+        """Send a request byte by byte; unless it `finishes`, keep the last byte and hang up."""
+        sent_ms = self._clock.wall_ms()
+        try:
+            with self._connection() as line:
+                data = request.raw(self.host, keep_alive=False)
+                whole = len(data) if finishes else len(data) - 1
+                for start in range(0, whole, traits.bytes_at_once_count):
+                    line.sendall(data[start : min(start + traits.bytes_at_once_count, whole)])
+                    gevent.sleep(traits.every_ms / 1_000)
+                if not finishes:
+                    gevent.sleep(traits.hold_s)
+                    return Reply(sent_ms, self._clock.wall_ms(), code=ABANDONED)
+                status, body = _read_answer(line)
+                return Reply(sent_ms, self._clock.wall_ms(), status, body)
+        except OSError:  # closed by the server, or no connection at all: nothing was answered
+            return Reply(sent_ms, self._clock.wall_ms(), code="" if finishes else ABANDONED)
+
+    def stall(self, requests: Iterator[Request], traits: Stall) -> Iterator[Reply]:
+        """Send requests one behind the other and read nothing; one reply each, all abandoned."""
+        pending: list[float] = []
+        with contextlib.suppress(OSError), self._connection(_RECEIVE_BUFFER_BYTES) as line:
+            line.settimeout(_SEND_PATIENCE_S)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with contextlib.suppress(OSError):
+                for request in requests:
+                    pending.append(self._clock.wall_ms())
+                    line.sendall(request.raw(self.host))
+            gevent.sleep(traits.hold_s)
+        answered_ms = self._clock.wall_ms()
+        for sent_ms in pending:
+            yield Reply(sent_ms, answered_ms, code=ABANDONED)
+
+    @contextlib.contextmanager
+    def _connection(self, receive_buffer_bytes: int = 0) -> Iterator[socket.socket]:
+        family, kind, protocol, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as line:
+            line.settimeout(TIMEOUT_S)
+            if receive_buffer_bytes:
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+            line.connect(address)
+            if not self._tls:
+                yield line
+                return
+            context = ssl.create_default_context()
+            if not self._verify_tls:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            with context.wrap_socket(line, server_hostname=self._name) as safe:
+                yield safe
+
+
+def _read_answer(line: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the only answer on a connection that the server closes after it."""
+    data = b""
+    while len(data) < _ANSWER_MAX_BYTES and (piece := line.recv(4_096)):
+        data += piece
+    head, _, body = data.partition(_HEAD_END)
+    words = head.split(b" ", 2)
+    if len(words) < 2 or not words[1].isdigit():  # noqa: PLR2004 - version and status
+        return 0, b""
+    return int(words[1]), body
