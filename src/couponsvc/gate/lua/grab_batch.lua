@@ -57,19 +57,23 @@ for i = 1, #drops do
 end
 
 -- Read: every holder field that a grab of this batch could meet, in few commands.
+local field_of = {} -- of each grab the first ordinal's field; joined once, because joining is dear
 for g = 1, #grabs do
-  local s = state[grabs[g][1]]
+  local grab = grabs[g]
+  local s = state[grab[1]]
   if s then
-    local fields = asked[grabs[g][1]]
-    for ordinal = 1, s.limit do fields[#fields + 1] = ordinal .. ':' .. grabs[g][2] end
+    local fields, first = asked[grab[1]], '1:' .. grab[2]
+    field_of[g] = first
+    fields[#fields + 1] = first
+    for ordinal = 2, s.limit do fields[#fields + 1] = ordinal .. ':' .. grab[2] end
   end
 end
 for i = 1, #drops do
   local fields = asked[i]
   for first = 1, #fields, READ_CHUNK do
     local last = math.min(first + READ_CHUNK - 1, #fields)
-    local notes = redis.call('HMGET', KEYS[2 * i + 2], unpack(fields, first, last))
-    for k = first, last do state[i].held[fields[k]] = notes[k - first + 1] end
+    local notes, held = redis.call('HMGET', KEYS[2 * i + 2], unpack(fields, first, last)), state[i].held
+    for k = first, last do held[fields[k]] = notes[k - first + 1] end
   end
 end
 
@@ -78,9 +82,10 @@ local codes, notes, granted = {}, {}, {}
 local function decide(index, grab)
   local s, holder, number = state[grab[1]], grab[2], grab[3]
   if not s then return 'F' end
-  local free = nil
+  local held, field, free = s.held, field_of[index], nil
   for ordinal = 1, s.limit do
-    local note = s.held[ordinal .. ':' .. holder]
+    if ordinal > 1 then field = ordinal .. ':' .. holder end
+    local note = held[field]
     if not note then
       free = free or ordinal
     elseif note == number then
@@ -92,17 +97,18 @@ local function decide(index, grab)
   if s.status == PAUSED then return 'Z' end
   if s.status == CLOSED or now_ms >= s.closes_ms then return 'E', string.format('%.0f', s.closes_ms) end
   if now_ms < s.opens_ms then return 'N', string.format('%.0f', s.opens_ms) end
-  if not free then return 'L', s.held['1:' .. holder] end
+  if not free then return 'L', held[field_of[index]] end
   if s.available - s.taken <= 0 then
     if s.pending + s.taken == 0 and s.issued >= s.quantity then return 'X' end
     return 'S'
   end
   if #granted >= room then return 'B' end
-  local field = free .. ':' .. holder
-  s.held[field] = number
+  field = free == 1 and field_of[index] or free .. ':' .. holder
+  held[field] = number
   s.taken = s.taken + 1
-  s.written[#s.written + 1] = field
-  s.written[#s.written + 1] = number
+  local written = s.written
+  local last = #written
+  written[last + 1], written[last + 2] = field, number
   granted[#granted + 1] = {grab[1], holder, number, free, index - 1, grab[4], grab[5]}
   return 'G'
 end
