@@ -18,7 +18,7 @@ BRIEFLY := awk '/^Collecting /      {printf " %s", $$2; fflush(); any = 1} \
 # pytest workers for the fast set; each has its own Redis and Postgres.
 WORKERS ?= 2
 
-.PHONY: help demo up test test-fast test-faults lint types check-imports check-lua check-deploy all lock clean
+.PHONY: help demo up test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,16 @@ check-deploy: $(DEV_READY) ## check Dockerfile, compose.yaml and other YAML
 	@$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' \
 	  compose.yaml .hadolint.yaml .pre-commit-config.yaml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+# Fastify is the one contender whose packages come from another registry; without them it is left out.
+bench: $(DEV_READY) ## compare with eight other ways to do the job, in one run (OPTIONS="--only …"; needs wrk)
+	@if command -v npm >/dev/null && ! test -d bench/contenders/fastify/node_modules; then \
+	  npm ci --silent --no-audit --no-fund --prefix bench/contenders/fastify \
+	    || echo "no packages for Fastify: it is left out"; fi
+	@$(BIN)/python -m bench $(OPTIONS)
+
+bench-guard: $(DEV_READY) ## compare CPU per request with bench/baseline.json (OPTIONS=--accept writes it anew)
+	@$(BIN)/python -m bench.guard $(OPTIONS)
 
 all: lint types check-imports check-lua check-deploy test ## check everything
 

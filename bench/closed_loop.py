@@ -6,7 +6,6 @@ it goes, by clients that wait politely; see `bench.open_loop` for the other kind
 
 import asyncio
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass

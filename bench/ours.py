@@ -22,6 +22,8 @@ REPEATED_COUNT: Final = 10_000
 SOLD_OUT_COUNT: Final = 100
 PREPARE_RATE_PER_S: Final = 3_000
 PREPARE_CONNECTIONS: Final = 64
+PREPARE_PATIENCE_S: Final = 60.0
+"""They come no sooner than they can; only a service that stands still is given up."""
 CHANNEL: Final = "app"
 REGION: Final = "370200"
 
@@ -133,6 +135,7 @@ class OurRow(Row):
             rate_per_s=PREPARE_RATE_PER_S,
             duration_s=len(requests) / PREPARE_RATE_PER_S,
             connections=PREPARE_CONNECTIONS,
+            patience_s=PREPARE_PATIENCE_S,
         )
         assert result.answered == {201: len(requests)}, result.answered
         await self._service.counts_since(at_start, len(requests))

@@ -1,6 +1,5 @@
 """A run: everything started and alive, rounds interleaved, invariants checked at the end."""
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -52,9 +51,12 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
+_BEGAN: Final = time.monotonic()
+
+
 def say(line: str) -> None:
-    """Progress, beside the table that goes to stdout."""
-    print(line, file=sys.stderr, flush=True)
+    """Progress, beside the table that goes to stdout; with the seconds since the start."""
+    print(f"{time.monotonic() - _BEGAN:5.0f} s  {line}", file=sys.stderr, flush=True)
 
 
 async def measure(
@@ -114,25 +116,40 @@ async def _run_rounds(plan: Plan, rows: Sequence[Measured], bench: Bench) -> Non
             rates[measured.row.name] = await bench.warm_up(measured)
         except FAILURES as failure:
             _fail(measured, failure)
+    say("warmed up")
     for round_no in range(plan.rounds):
-        for measured in rows if round_no % 2 == 0 else reversed(rows):
-            if measured.failure is None:
-                await _one_round(plan, measured, bench, rates, round_no)
+        for measured in _sound(rows if round_no % 2 == 0 else rows[::-1]):
+            await _one_round(plan, measured, bench, rates, round_no)
     if plan.open_window_s:
         for measured in _sound(rows):
-            try:
-                measured.open_loop = await bench.opened(measured, plan.open_window_s)
-            except FAILURES as failure:
-                _fail(measured, failure)
+            await _one_open_loop(measured, bench, plan.open_window_s)
     if plan.profiler is not None:
-        for measured in _sound(rows):
-            if isinstance(measured.row, OurRow):
-                await bench.closed(measured, measured.requests_per_s, plan.window_s, plan.profiler)
-        plan.profiler.finish()
+        await _profile(plan, plan.profiler, _sound(rows), bench)
 
 
 def _sound(rows: Sequence[Measured]) -> list[Measured]:
     return [measured for measured in rows if measured.failure is None]
+
+
+async def _one_open_loop(measured: Measured, bench: Bench, window_s: float) -> None:
+    try:
+        found = await bench.opened(measured, window_s)
+    except FAILURES as failure:
+        _fail(measured, failure)
+        return
+    measured.open_loop = found
+    say(
+        f"open loop  {measured.row.name:22} {found.due / window_s:9,.0f}/s"
+        f"  p99 {found.latency.p99_ms:7.1f} ms"
+    )
+
+
+async def _profile(plan: Plan, profiler: Profiler, rows: Sequence[Measured], bench: Bench) -> None:
+    for measured in rows:
+        if isinstance(measured.row, OurRow):
+            await bench.closed(measured, measured.requests_per_s, plan.window_s, profiler)
+            profiler.finish()
+            say(f"profiled   {measured.row.name}")
 
 
 async def _one_round(

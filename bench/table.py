@@ -11,7 +11,7 @@ from rich.text import Text
 from bench.report import OTHERS, TABLE_KINDS, Report, RowReport, TargetReport
 
 WIDTH: Final = 110
-SHORT: Final = {"postgres": "pg"}
+SHORT: Final = {"postgres": "pg", OTHERS: "oth"}
 LEVELS: Final = (
     "Holds when the answer is sent: A decrement, B + duplicate guard, C + queued, D committed in Postgres."
 )
@@ -48,7 +48,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 def rows_table(rows: Sequence[RowReport]) -> Table:
     """One line per row."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="The same job, side by side")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False, title="The same job, side by side")
     table.add_column("contender", max_width=37)
     table.add_column("lvl")
     table.add_column("sig")
@@ -92,7 +92,8 @@ def open_table(rows: Sequence[RowReport]) -> Table:
     """Latencies where a row is driven at half of its own rate, whatever its answers take."""
     table = Table(
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0),
+        pad_edge=False,
         title="Latency in open loop, random arrivals at half of the row's own req/s (ms from due)",
     )
     table.add_column("contender", max_width=37)
@@ -117,7 +118,7 @@ def open_table(rows: Sequence[RowReport]) -> Table:
 
 def targets_table(targets: Sequence[TargetReport]) -> Table:
     """One line per target, and whether it is met."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Targets")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False, title="Targets")
     table.add_column("target", max_width=48)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("should be", justify="right", no_wrap=True)
