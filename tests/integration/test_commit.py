@@ -92,6 +92,35 @@ async def test_empty_and_foreign_channels_survive_the_joined_columns(scene: Scen
     assert {row["region"] for row in rows} == {"", "370200"}
 
 
+@pytest.mark.parametrize("drop_count", [1, 3])
+async def test_what_grants_share_and_what_they_do_not_is_kept_as_granted(
+    scene: Scene, drop_count: int
+) -> None:
+    drops = [await scene.add_drop(f"drop-{i}", limit=2) for i in range(drop_count)]
+    places = [(p, o, c, r) for p in (1, 2) for o in (1, 2) for c in ("", "app") for r in ("", "370200")]
+    grants = [
+        grant(
+            f"p{i}", f"n{i}", partner_no=partner, ordinal=ordinal, place=i, drop_index=1 + i % drop_count
+        )._replace(channel=channel, region=region)
+        for i, (partner, ordinal, channel, region) in enumerate(places)
+    ]
+    batches = [grants[:1], grants[1:2], grants[2:6], grants[6:]]  # alone, alike, and unlike each other
+    async with committers(scene) as (committer,):
+        for batch in batches:
+            settled = await committer.commit([entry("1-1", [(d.drop_no, 1) for d in drops], batch)])
+            assert verdicts(settled) == [[Verdict.COMMITTED] * len(batch)]
+    rows = await scene.pool.fetch("SELECT * FROM vouchers")
+    kept = {
+        (r["person_token"], r["out_request_no"], r["partner_no"], r["ordinal"], r["channel"], r["region"])
+        for r in rows
+    }
+    assert kept == {
+        (f"p{i}", f"n{i}", partner, ordinal, channel, region)
+        for i, (partner, ordinal, channel, region) in enumerate(places)
+    }
+    await scene.check_ledger()
+
+
 async def test_several_drops_are_committed_in_one_transaction(scene: Scene) -> None:
     drops = [await scene.add_drop(f"drop-{i}") for i in range(3)]
     grants = [grant(f"p{i}", f"n{i}", place=i, drop_index=1 + i % 3) for i in range(9)]
@@ -246,7 +275,7 @@ async def test_duplicates_among_new_grants_leave_no_gap(scene: Scene) -> None:
     await scene.check_ledger()
 
 
-@pytest.mark.parametrize("foreseen", [0, 1, 3, 50])
+@pytest.mark.parametrize("foreseen", [0, 1, 3, 50, 98])
 async def test_a_wrong_foresight_is_corrected(scene: Scene, foreseen: int) -> None:
     drop = await scene.add_drop()
     async with committers(scene) as (committer,):

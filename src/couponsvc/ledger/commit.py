@@ -3,8 +3,8 @@
 **Fast path**: one SQL statement per batch. A voucher's code depends on its number, so the
 drainer foresees the numbers: it knows how many each drop had issued after the last commit. The
 statement locks the drops, checks that epoch and count are the foreseen ones, inserts, advances
-the count and writes the events, or leaves a drop untouched and reports its true figures, with
-which it is tried again.
+the count and writes the events, or leaves a drop untouched; then it is tried again with the
+drop's true figures. Nearly every batch is for one drop and has a leaner statement of its own.
 
 **Slow path**: an explicit transaction for whatever the fast path cannot do: a duplicate, a
 closed epoch, an exhausted quantity. It locks the drops, reads the rows that stand, rules on every
@@ -16,9 +16,7 @@ committed. A failure therefore never needs undoing, only repeating.
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -26,35 +24,30 @@ import asyncpg
 
 from couponsvc.ledger import metrics
 from couponsvc.ledger.codes import CodeBook
-from couponsvc.ledger.grouping import SEPARATOR, Answers, Group, Settled, assemble, group_entries
+from couponsvc.ledger.foreseen import CodeRoll, Figures, arguments_of, columns_of, confirm
+from couponsvc.ledger.grouping import Answers, Group, Settled, assemble, group_entries
 from couponsvc.ledger.settling import settle
 from couponsvc.support.sql import Queries
-from couponsvc.values.outcome import Verdict
-from couponsvc.values.wire import Confirmation, DropEpoch, Entry, MalformedEntry
+from couponsvc.values.wire import DropEpoch, Entry
 
 FORESIGHT_ATTEMPTS_MAX_COUNT: Final = 3
 """Fast attempts per batch; each one that fails reports true figures, so two do unless drainers race."""
 SETTLE_ATTEMPTS_MAX_COUNT: Final = 5
 """Slow attempts before the failure is the caller's: each lost a race for a number on another drop."""
 SETTLE_PAUSE_MAX_S: Final = 0.05
-FIGURES_MAX_COUNT: Final = 10_000
-"""Drops whose figures a drainer remembers; a forgotten one costs one more query."""
+FIGURES_MAX_COUNT: Final = 5_000
+"""Drops whose figures and next codes (16 kB) a drainer remembers; a forgotten one costs one more query."""
 
 _queries = Queries("couponsvc.ledger", "commit")
+_TO_DROP: Final = _queries["commit_to_drop"]
+_TO_DROPS: Final = _queries["commit_to_drops"]
+_PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan"
+"""Left to itself the server plans the first five commits of a connection anew, each at its own cost."""
 _RACE_LOST = (
     asyncpg.UniqueViolationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
 )
-
-
-@dataclass(slots=True)
-class Figures:
-    """What this process knows of a drop: true when read, foreseen until the next commit."""
-
-    epoch: int
-    issued: int
-    book: CodeBook
 
 
 class Committer:
@@ -110,48 +103,51 @@ class Committer:
             if not fitting:
                 break
             try:
-                answered = await self._run_statement(fitting, known)
+                if len(fitting) == 1 and _leaves_units(fitting[0], known):
+                    answers |= await self._commit_to_drop(fitting[0], known)
+                else:
+                    answers |= await self._commit_to_drops(fitting, known)
             except (*_RACE_LOST, asyncpg.CheckViolationError):
                 break  # the whole statement was undone: duplicates, to be ruled on one by one
-            answers |= answered
             if len(answers) == len(groups):
                 break
         return answers
 
-    async def _run_statement(
-        self, groups: Sequence[Group], known: dict[int, Figures]
-    ) -> dict[DropEpoch, Answers]:
-        """One fast attempt. Corrects the figures of every drop from what the statement reports."""
+    async def _commit_to_drop(
+        self, group: Group, known: Mapping[int, Figures]
+    ) -> Mapping[DropEpoch, Answers]:
+        """One fast attempt at one drop; forgets its figures where they were not true."""
+        drop_no, epoch = group.key
+        figures, count = known[drop_no], len(group.grants)
+        codes = figures.roll.codes(figures.issued + 1, count)
         connection = await self._lease()
-        codes: dict[int, list[str]] = {}
-        drop_nos: list[str] = []
-        seqs: list[str] = []
-        for group in groups:
-            drop_no, first, count = group.key.drop_no, known[group.key.drop_no].issued + 1, len(group.grants)
-            codes[drop_no] = known[drop_no].book.codes(drop_no, first, count)
-            drop_nos += [str(drop_no)] * count
-            seqs += map(str, range(first, first + count))
-        grants = groups[0].grants if len(groups) == 1 else [grant for g in groups for grant in g.grants]
-        _, holders, numbers, ordinals, _, channels, regions = zip(*grants, strict=True)
-        partners, _, tokens = zip(*[holder.partition(":") for holder in holders], strict=True)
         rows = await connection.fetch(
-            _queries["commit_grants"],
-            [group.key.drop_no for group in groups],
-            [group.key.epoch for group in groups],
-            [known[group.key.drop_no].issued for group in groups],
-            [len(group.grants) for group in groups],
-            _join(drop_nos), _join(seqs), _join(partners), _join([str(ordinal) for ordinal in ordinals]),
-            _join(tokens), _join(numbers), _join([code for g in groups for code in codes[g.key.drop_no]]),
-            _join(channels), _join(regions),
-        )  # fmt: skip
+            _TO_DROP, drop_no, epoch, figures.issued, count, *columns_of(group, codes)
+        )
+        if not rows:
+            self._figures.pop(drop_no, None)
+            return {}
+        figures.issued += count
+        return {group.key: Answers(confirm(group, figures.issued - count + 1, rows[0][0], codes))}
+
+    async def _commit_to_drops(
+        self, groups: Sequence[Group], known: Mapping[int, Figures]
+    ) -> Mapping[DropEpoch, Answers]:
+        """One fast attempt. Corrects the figures of every drop from what the statement reports."""
+        figures = [known[group.key.drop_no] for group in groups]
+        codes = [f.roll.codes(f.issued + 1, len(g.grants)) for f, g in zip(figures, groups, strict=True)]
+        columns = [columns_of(g, c) for g, c in zip(groups, codes, strict=True)]
+        connection = await self._lease()
+        rows = await connection.fetch(_TO_DROPS, *arguments_of(groups, figures, columns))
         committed: dict[int, tuple[int, int]] = {}
-        for drop_no, epoch, issued, vouchers, issued_ms in rows:
-            known[drop_no].epoch, known[drop_no].issued = epoch, issued
+        for drop_no, epoch, issued, quantity, vouchers, issued_ms in rows:
+            true = known[drop_no]
+            true.epoch, true.issued, true.quantity = epoch, issued, quantity
             if vouchers:
                 committed[drop_no] = (issued - vouchers + 1, issued_ms)
         return {
-            group.key: Answers(_confirm(group, *committed[group.key.drop_no], codes[group.key.drop_no]))
-            for group in groups
+            group.key: Answers(confirm(group, *committed[group.key.drop_no], written))
+            for group, written in zip(groups, codes, strict=True)
             if group.key.drop_no in committed
         }
 
@@ -162,7 +158,7 @@ class Committer:
             connection = await self._lease()
             try:
                 async with connection.transaction():
-                    answers = await settle(connection, groups, {no: f.book for no, f in known.items()})
+                    answers = await settle(connection, groups, {no: f.roll.book for no, f in known.items()})
             except _RACE_LOST:
                 if attempt == SETTLE_ATTEMPTS_MAX_COUNT - 1:
                     raise
@@ -182,19 +178,20 @@ class Committer:
                 self._figures.clear()
                 unseen = list(drop_nos)
             connection = await self._lease()
-            for drop_no, epoch, issued, program_no, sealed in await connection.fetch(
+            for drop_no, epoch, issued, quantity, program_no, sealed in await connection.fetch(
                 _queries["load_figures"], unseen
             ):
                 book = self._books.get(program_no)
                 if book is None:
                     book = self._books[program_no] = CodeBook(self._unseal(sealed))
-                self._figures[drop_no] = Figures(epoch, issued, book)
+                self._figures[drop_no] = Figures(epoch, issued, quantity, CodeRoll(book, drop_no))
         return {drop_no: self._figures[drop_no] for drop_no in drop_nos if drop_no in self._figures}
 
     async def _lease(self) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
         """The connection of this committer; a new one after a failure."""
         if self._connection is None:
             self._connection = await self._pool.acquire()
+            await self._connection.execute(_PLAN_ONCE)
         return self._connection
 
     async def _give_up(self) -> None:
@@ -206,21 +203,7 @@ class Committer:
             await self._pool.release(connection)
 
 
-def _join(column: Sequence[str]) -> str:
-    """One column of a batch as one text; see `commit_grants`.
-
-    Raises:
-        MalformedEntry: a value has the separator in it, so that the columns would not fit together.
-    """
-    joined = SEPARATOR.join(column)
-    if joined.count(SEPARATOR) != len(column) - 1:
-        raise MalformedEntry("a grant has a control character in it")
-    return joined
-
-
-def _confirm(group: Group, first_seq: int, issued_ms: int, codes: Sequence[str]) -> list[Confirmation]:
-    """Confirmations of a group whose vouchers are numbered from `first_seq`."""
-    _, _, numbers, _, places, _, _ = zip(*group.grants, strict=True)
-    seqs = range(first_seq, first_seq + len(numbers))
-    rows = zip(places, repeat(int(Verdict.COMMITTED)), seqs, repeat(issued_ms), codes, numbers, strict=False)
-    return list(map(Confirmation._make, rows))
+def _leaves_units(group: Group, known: Mapping[int, Figures]) -> bool:
+    """Whether units remain after the group; its last one is told as well, which one statement does."""
+    figures = known[group.key.drop_no]
+    return figures.issued + len(group.grants) < figures.quantity
