@@ -68,7 +68,7 @@ def _command(given: argparse.Namespace, host: str, credentials: Path | None) -> 
     if given.processes > 1:
         command += ["--processes", str(given.processes)]
     if not given.verbose:
-        command += ["--only-summary", "--loglevel", "WARNING"]
+        command += ["--quiet", "--only-summary", "--loglevel", "WARNING"]
     for name in ("seed", "plan", "run_dir"):
         value = getattr(given, name)
         if value is not None:
@@ -80,13 +80,15 @@ def _command(given: argparse.Namespace, host: str, credentials: Path | None) -> 
 
 def _persons_count(given: argparse.Namespace) -> int:
     scenario = load_scenario(given.scenario)
-    if not given.rate:
-        return int(given.persons)
+    rate: float = given.rate
+    persons_count: int = given.persons
+    if not rate:
+        return persons_count
     if scenario.arrival.curve != "even":
         raise ScenarioError(
             f"--rate needs the curve `even`; {scenario.scenario} has {scenario.arrival.curve}"
         )
-    return max(1, round(given.rate * scenario.arrival.within_s))
+    return max(1, round(rate * scenario.arrival.within_s))
 
 
 def _locust(command: list[str]) -> int:

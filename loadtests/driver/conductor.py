@@ -121,14 +121,10 @@ class Conductor:
             gevent.spawn(self._stage.watch, directory / SAMPLES_FILE),
             gevent.spawn(self._stage.operate, options.scenario, options.persons_count),
         ]
-        _log.info(
-            "%s: %d persons for %d units of %d drops, opening in %.1f s; records in %s",
-            options.scenario.scenario,
-            options.persons_count,
-            sum(drop.quantity for drop in drops),
-            len(drops),
-            -self._clock.now_s(),
-            directory,
+        _say(
+            f"{options.scenario.scenario}: {options.persons_count:,} persons for "
+            f"{sum(drop.quantity for drop in drops):,} units of {len(drops)} drops, played by "
+            f"{len(self._orders)} workers; opening in {-self._clock.now_s():.1f} s; records in {directory}"
         )
 
     def _give_orders(self, run: str, plan: Plan, host: str) -> None:
@@ -175,13 +171,15 @@ class Conductor:
         self._stage.close()
         facts = self._closed_facts(self._facts, self._stage)
         write_facts(self._directory, facts)
+        for name, account in sorted(self._accounts.items()):
+            _say(f"  {name}: {tell(account)}")
         self._facts = None  # a second call finds nothing to do
         if not facts.complete:
             _log.error(
                 "records are incomplete in %s; nothing that rests on absence can be judged", self._directory
             )
         if not self.options.judged:
-            _log.info("not judged; later: python -m loadtests judge %s", self._directory)
+            _say(f"not judged; later: python -m loadtests judge {self._directory}")
             return
         code = self._judge(self._directory)
         self._environment.process_exit_code = code if facts.complete or code else EXIT_UNREACHABLE
@@ -224,6 +222,10 @@ class Conductor:
             [sys.executable, "-m", "loadtests", "judge", str(directory)], env=environment, check=False
         )
         return judging.returncode
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - what the operator watches, whatever the log level
 
 
 def tell(account: Account) -> str:

@@ -1,7 +1,6 @@
 """One worker's part of a run: its share of the crowd, its clock, its lanes and its records."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from couponsvc.client import Unreachable
 from loadtests.access import Access
 from loadtests.clock import ASSUMED, Exchange, RunClock, measure
 from loadtests.driver.agenda import Agenda, breathe
-from loadtests.driver.lane import INSECURE
+from loadtests.driver.lane import VERIFY_TLS
 from loadtests.driver.requests import Request, Signer
 from loadtests.driver.slow import Line
 from loadtests.driver.writing import Reply, Writing
@@ -88,7 +87,7 @@ class Crew:
         self._writing: Final = Writing(
             orders.worker, self.clock, orders.plan.opens_ms, open_loop=orders.scenario.loop == "open"
         )
-        self._line: Final = Line(orders.host, self.clock, verify_tls=os.environ.get(INSECURE) != "1")
+        self._line: Final = Line(orders.host, self.clock, verify_tls=VERIFY_TLS)
         self._signer = Signer(access.key, self.clock, 0.0)
         self._late_count = 0
         self._late_max_s = 0.0
@@ -143,8 +142,7 @@ class Crew:
                 self._late_max_s = max(self._late_max_s, late_s)
             drop_id, token = self._drop_ids[step.place], presser.who.token
             request = self._signer.request(step, drop_id, token)
-            name = step.what if step.timeout_s is None else f"{step.what}, hanging up early"
-            reply = send(request, name, step.timeout_s)
+            reply = send(request, step.what, step.timeout_s)
             record, told = self._writing.settle(step, drop_id, token, reply)
             self._records.write(record)
             self._agenda.add(presser.told(step, told), presser)
@@ -180,9 +178,8 @@ class Crew:
         exchanges: list[Exchange] = []
         if orders.plan.clock_drop_id:
             who = f"{orders.run}-{orders.worker}"
-            verify_tls = os.environ.get(INSECURE) != "1"
             try:
-                with SignedCalls(orders.host, self._access.key, verify_tls=verify_tls) as calls:
+                with SignedCalls(orders.host, self._access.key, verify_tls=VERIFY_TLS) as calls:
                     exchanges = calls.exchanges(orders.plan.clock_drop_id, who, self.clock)
             except Unreachable as error:
                 _log.warning("%s: the clock cannot be read: %s", orders.worker, error)

@@ -32,6 +32,7 @@ def add_options(parser: _Parser) -> None:
     add("--credentials", env_var="LOAD_CREDENTIALS", default="", help="credentials.json of this machine")
     add("--run-dir", env_var="LOAD_RUN_DIR", default="", help="where records and report go")
     add("--no-judge", env_var="LOAD_NO_JUDGE", action="store_true", help="keep the records, judge later")
+    add("--quiet", action="store_true", help="no table of locust's own statistics at the end")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import gevent  # type: ignore[import-untyped] # gevent ships no types
-from gevent import socket, ssl
+from gevent import socket
 
 from loadtests.clock import RunClock
 from loadtests.driver.requests import Request
+from loadtests.driver.wire import open_socket
 from loadtests.driver.writing import Reply
 from loadtests.persons.traits import Stall, Trickle
 from loadtests.records import ABANDONED
@@ -34,11 +35,8 @@ class Line:
     """Connections to one deployment, outside of any pool."""
 
     def __init__(self, base_url: str, clock: RunClock, *, verify_tls: bool) -> None:
-        parts = urlsplit(base_url)
-        self._tls: Final = parts.scheme == "https"
-        self._name: Final = parts.hostname or ""
-        self._address: Final = (self._name, parts.port or (443 if self._tls else 80))
-        self.host: Final = parts.netloc
+        self._parts: Final = urlsplit(base_url)
+        self.host: Final = self._parts.netloc
         self._clock: Final = clock
         self._verify_tls: Final = verify_tls
 
@@ -46,7 +44,7 @@ class Line:
         """Send a request byte by byte; unless it `finishes`, keep the last byte and hang up."""
         sent_ms = self._clock.wall_ms()
         try:
-            with self._connection() as line:
+            with self._open() as line:
                 data = request.raw(self.host, keep_alive=False)
                 whole = len(data) if finishes else len(data) - 1
                 for start in range(0, whole, traits.bytes_at_once_count):
@@ -63,7 +61,7 @@ class Line:
     def stall(self, requests: Iterator[Request], traits: Stall) -> Iterator[Reply]:
         """Send requests one behind the other and read nothing; one reply each, all abandoned."""
         pending: list[float] = []
-        with contextlib.suppress(OSError), self._connection(_RECEIVE_BUFFER_BYTES) as line:
+        with contextlib.suppress(OSError), self._open(_RECEIVE_BUFFER_BYTES) as line:
             line.settimeout(_SEND_PATIENCE_S)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             with contextlib.suppress(OSError):
@@ -75,23 +73,10 @@ class Line:
         for sent_ms in pending:
             yield Reply(sent_ms, answered_ms, code=ABANDONED)
 
-    @contextlib.contextmanager
-    def _connection(self, receive_buffer_bytes: int = 0) -> Iterator[socket.socket]:
-        family, kind, protocol, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as line:
-            line.settimeout(TIMEOUT_S)
-            if receive_buffer_bytes:
-                line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-            line.connect(address)
-            if not self._tls:
-                yield line
-                return
-            context = ssl.create_default_context()
-            if not self._verify_tls:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            with context.wrap_socket(line, server_hostname=self._name) as safe:
-                yield safe
+    def _open(self, receive_buffer_bytes: int = 0) -> socket.socket:
+        return open_socket(
+            self._parts, TIMEOUT_S, verify_tls=self._verify_tls, receive_buffer_bytes=receive_buffer_bytes
+        )
 
 
 def _read_answer(line: socket.socket) -> tuple[int, bytes]:

@@ -18,7 +18,7 @@ from loadtests.records import DropDefinition, DropSample, Operation, SampleWrite
 from loadtests.scenario import PlannedOperation, Scenario
 from loadtests.signed import SignedCalls, unix_ms
 
-LEAD_S: Final = 4.0
+LEAD_S: Final = 7.0
 """From the last definition to the first person: time for the workers to gather them."""
 GATHER_S: Final = 0.000_15
 """Per person that a worker plays, on a busy machine."""

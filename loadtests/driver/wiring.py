@@ -30,6 +30,7 @@ LANES_PER_SECOND: Final = 100.0
 EXIT_USAGE: Final = 2
 
 _log: Final = logging.getLogger("locust.loadtests")
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # one line per look at a drop would hide the rest
 
 
 class Opening(LoadTestShape):
@@ -118,6 +119,8 @@ def wire(environment: Environment, runner: Runner, **_: Any) -> None:  # noqa: A
     except (ScenarioError, PlanError, AccessError) as error:
         print(f"loadtests: {error}", file=sys.stderr)  # noqa: T201 - the command's error
         sys.exit(EXIT_USAGE)
+    if given.quiet:
+        logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
     Opening.conductor = conductor
     _wire_conductor(environment, runner, conductor)
     if isinstance(runner, LocalRunner):

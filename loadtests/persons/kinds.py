@@ -8,8 +8,7 @@ from loadtests.persons.person import GRAB, NOT_STARTED, Presser, Step, Told, Who
 from loadtests.persons.traits import App, Double, Hasty, Script, Stall, Traits, Trickle
 
 SOLD_OUT: Final = "sold_out"
-PERSON_LIMIT: Final = "person_limit"
-PAUSED: Final = "paused"
+PENDING: Final = 202
 CONFIRMED: Final = frozenset({200, 201})
 
 
@@ -33,8 +32,6 @@ class AppPerson(Presser):
             return self._once_more(step, told)
         if told.code == SOLD_OUT and not told.retryable:
             return self._disappointed(told)
-        if told.code == PAUSED or told.retryable:
-            return step._replace(due_s=self._back_off(told))
         return self._ask_again(step, told)
 
     def _once_more(self, step: Step, told: Told) -> Step | None:
@@ -73,9 +70,10 @@ class HastyPartner(Presser):
     def _next(self, step: Step, told: Told) -> Step | None:
         if told.code == NOT_STARTED:
             return self._await_opening(step, told)
-        if told.status == 0 or told.retryable:
-            return step._replace(due_s=self._back_off(told), timeout_s=self._timeout_s())
-        return self._ask_again(step, told)
+        again = self._ask_again(step, told)
+        if again is None or told.status == PENDING:
+            return again
+        return again._replace(timeout_s=self._timeout_s())
 
     def _timeout_s(self) -> float | None:
         traits = self.traits
@@ -106,8 +104,6 @@ class Finger(Presser):
     def _next(self, step: Step, told: Told) -> Step | None:
         if told.code == NOT_STARTED:
             return self._await_opening(step, told)
-        if told.retryable:
-            return step._replace(due_s=self._back_off(told))
         return self._ask_again(step, told)
 
 

@@ -19,6 +19,8 @@ UNSETTLED: Final = frozenset({0, 202, 429, 500, 502, 503, 504})
 _PAUSE_GROWTH_MAX: Final = 10.0
 _DRAWS_PER_FINGER: Final = 4_096
 """Far more than one finger makes, so that no two fingers of a person share a draw."""
+_FAR_SHARE: Final = 0.3
+"""Of what the countdown still shows, somebody waits at least this before pressing again."""
 _FINGER_S: Final = 0.15
 """How far behind the countdown a waiting finger presses."""
 
@@ -152,18 +154,20 @@ class Presser:
         return told.now_s + wait_s * (1.0 + 0.25 * self.chance())
 
     def _ask_again(self, step: Step, told: Told) -> Step | None:
-        """The same number again where it has no answer yet; None where it has."""
+        """The same number again where it has no answer yet, or one that may change; else None."""
         if told.code == UNKNOWN_REQUEST:
             return step._replace(due_s=self._back_off(told), what=GRAB, timeout_s=None)
         if told.status == 202:  # noqa: PLR2004 - decided, not yet committed: look it up
             return step._replace(due_s=self._back_off(told), what=LOOK_UP, timeout_s=None)
-        if told.status in UNSETTLED:
+        if told.status in UNSETTLED or told.retryable:
             return step._replace(due_s=self._back_off(told))
         return None
 
     def _await_opening(self, step: Step, told: Told) -> Step:
         """Press on a grey button again and again, and once the countdown is over."""
         opens_s = self.world.places[step.place].opens_s if told.opens_s is None else told.opens_s
-        impatient_s = told.now_s + self.traits.pause_s * (0.5 + self.chance())
+        remaining_s = opens_s - told.now_s
+        pause_s = max(self.traits.pause_s, _FAR_SHARE * remaining_s)
+        impatient_s = told.now_s + pause_s * (0.5 + self.chance())
         at_once_s = opens_s + _FINGER_S * self.chance()
         return step._replace(due_s=min(impatient_s, max(at_once_s, told.now_s)))
