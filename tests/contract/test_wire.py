@@ -84,8 +84,8 @@ async def test_lua_reads_the_acknowledgement_that_python_writes(redis: Redis) ->
         "return cjson.encode({cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])})", 0, *arguments
     )
     assert msgspec.json.decode(reply) == [
-        [[7, 3]],
-        [["1-1", 2, [[1, 1, 1, ["1:1:p1", "n1 1 1790000000123 CODE"], ["1:1:p2", "n2"]]]]],
+        [[7, 3, ["1:1:p1", "n1 1 1790000000123 CODE"], ["1:1:p2", "n2"]]],
+        [["1-1", 2, [[1, 1, 1, 2, 2]]]],
     ]
 
 

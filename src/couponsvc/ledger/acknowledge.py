@@ -15,14 +15,15 @@ What Redis notes of each verdict, under the same epoch only:
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from couponsvc.ledger.grouping import Settled, SettledPart
 from couponsvc.support.lua import LuaScript
+from couponsvc.support.resp import Argument, RespLine
 from couponsvc.values import keys, wire
 from couponsvc.values.note import holder_field, write_note
 from couponsvc.values.outcome import Verdict
@@ -36,41 +37,53 @@ ACKNOWLEDGE: Final = LuaScript(
 )
 
 _encode = msgspec.msgpack.Encoder().encode
-_Effect = tuple[int, int, int, list[str], list[str]]
+_Effect = tuple[int, int, int, int, int]
 _NOTED: Final = int(Verdict.COMMITTED)
 _HELD: Final = int(Verdict.HELD)
 
 
-async def publish_and_acknowledge(redis: Redis, shard: int, settled: Sequence[Settled]) -> int:
-    """Publish the confirmations of committed entries and acknowledge them, in one write.
+class _Drop(NamedTuple):
+    """What the entries of one acknowledgement write into one drop's holders; see `acknowledge.lua`."""
 
-    Only for entries whose commit is known.
+    drop_index: int
+    noted: list[str]
+    removed: list[str]
 
-    Returns:
-        How many entries were acknowledged now; others had been before.
 
-    Raises:
-        redis.exceptions.RedisError, OSError: the reply was lost; the entries may be acknowledged
-            or will be delivered again.
-    """
-    script_keys, arguments = acknowledgement(shard, settled)
-    pipeline = redis.pipeline(transaction=False)
-    for entry, parts in settled:
-        confirmations = (
-            parts[0].confirmations if len(parts) == 1 else [c for p in parts for c in p.confirmations]
-        )
-        pipeline.publish(
-            keys.confirm_channel(shard, entry.origin.origin),
-            wire.encode_confirmations(entry.origin.batch_no, confirmations),
-        )
-    pipeline.evalsha(ACKNOWLEDGE.digest, len(script_keys), *script_keys, *arguments)
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, NoScriptError):  # answered before anything ran: not a repetition
-            return int(await ACKNOWLEDGE.run(redis, script_keys, arguments))
-        if isinstance(reply, Exception):
-            raise reply
-    return int(replies[-1])
+class Report:
+    """Confirmations of committed entries and their acknowledgement, sent in one write when made."""
+
+    def __init__(self, line: RespLine, shard: int, settled: Sequence[Settled]) -> None:
+        """Send it. Only for entries whose commit is known."""
+        self._line: Final = line
+        key_names, arguments = acknowledgement(shard, settled)
+        self._call: Final = (len(key_names), *key_names, *arguments)
+        commands: list[Sequence[Argument]] = []
+        for entry, parts in settled:
+            confirmations = (
+                parts[0].confirmations if len(parts) == 1 else [c for p in parts for c in p.confirmations]
+            )
+            channel = keys.confirm_channel(shard, entry.origin.origin)
+            message = wire.encode_confirmations(entry.origin.batch_no, confirmations)
+            commands.append(("PUBLISH", channel, message))
+        self._replies: Final = line.ask(*commands, ("EVALSHA", ACKNOWLEDGE.digest, *self._call))
+
+    async def acknowledged(self) -> int:
+        """Wait for the replies.
+
+        Returns:
+            How many entries were acknowledged by it; others had been before.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: the reply was lost; the entries may be acknowledged
+                or will be delivered again.
+        """
+        for reply in await self._replies:
+            if isinstance(reply, NoScriptError):  # answered before anything ran: not a repetition
+                return int(await self._line.call("EVAL", ACKNOWLEDGE.source, *self._call))
+            if isinstance(reply, ResponseError):
+                raise reply
+        return int(reply)
 
 
 async def acknowledge_unread(redis: Redis, shard: int, entry_ids: Sequence[str]) -> int:
@@ -79,7 +92,7 @@ async def acknowledge_unread(redis: Redis, shard: int, entry_ids: Sequence[str])
     Their units stay pending in Redis, because what they are cannot be known: drift, to be rebuilt.
 
     Raises:
-        redis.exceptions.RedisError, OSError: as `publish_and_acknowledge`.
+        redis.exceptions.RedisError, OSError: as `Report.acknowledged`.
     """
     arguments: list[str | bytes] = [keys.GROUP, _encode([]), _encode([(i, 0, []) for i in entry_ids])]
     script_keys = [keys.shard_key(shard), keys.grants_key(shard)]
@@ -88,33 +101,36 @@ async def acknowledge_unread(redis: Redis, shard: int, entry_ids: Sequence[str])
 
 def acknowledgement(shard: int, settled: Sequence[Settled]) -> tuple[list[str], list[str | bytes]]:
     """Keys and arguments of `acknowledge.lua` for these entries."""
-    script_keys = [keys.shard_key(shard), keys.grants_key(shard)]
-    indexes: dict[DropEpoch, int] = {}
+    key_names = [keys.shard_key(shard), keys.grants_key(shard)]
+    drops: dict[DropEpoch, _Drop] = {}
     rows: list[tuple[str, int, list[_Effect]]] = []
     for entry, parts in settled:
         effects: list[_Effect] = []
         for part in parts:
-            index = indexes.get(part.key)
-            if index is None:
-                index = indexes[part.key] = len(indexes) + 1
-                script_keys.append(keys.state_key(shard, *part.key))
-                script_keys.append(keys.holders_key(shard, *part.key))
-            effects.append(_effect(index, part))
+            drop = drops.get(part.key)
+            if drop is None:
+                drop = drops[part.key] = _Drop(len(drops) + 1, [], [])
+                key_names.append(keys.state_key(shard, *part.key))
+                key_names.append(keys.holders_key(shard, *part.key))
+            effects.append(_effect(drop, part))
         rows.append((entry.entry_id, len(entry.grants), effects))
-    return script_keys, [keys.GROUP, _encode(list(indexes)), _encode(rows)]
+    noted = [(*key, drop.noted, drop.removed) for key, drop in drops.items()]
+    return key_names, [keys.GROUP, _encode(noted), _encode(rows)]
 
 
-def _effect(drop_index: int, part: SettledPart) -> _Effect:
-    issued, available = 0, 0
-    noted: list[str] = []
-    removed: list[str] = []
+def _effect(drop: _Drop, part: SettledPart) -> _Effect:
+    """Add the part's texts to its drop's; what the script must know of them."""
+    drop_index, noted, removed = drop
+    noted_at, removed_at = len(noted), len(removed)
+    issued = available = 0
     for position, (grant, confirmation) in enumerate(zip(part.grants, part.confirmations, strict=True)):
+        _, holder, number, ordinal, _, _, _ = grant
         _, verdict, seq, issued_ms, code, out_request_no = confirmation
-        field = holder_field(grant.ordinal, grant.holder)
+        field = holder_field(ordinal, holder)
         if verdict == _NOTED or (verdict == _HELD and position in part.mended):
             issued += 1
             noted += (field, write_note(out_request_no, seq, issued_ms, code))
         else:
             available += Verdict(verdict).returns_unit
-            removed += (field, grant.out_request_no)
-    return drop_index, issued, available, noted, removed
+            removed += (field, number)
+    return drop_index, issued, available, len(noted) - noted_at, len(removed) - removed_at

@@ -4,14 +4,16 @@ Who is authoritative: Postgres. A grant is told to its waiter only after its com
 leaves the stream only then. Whatever dies in between, at whatever point, leaves the entry on the
 stream; the next drainer commits it again and finds it committed.
 
-While batch k + 1 commits, the confirmations and the acknowledgement of batch k are on their way.
+Once a batch is committed, its confirmations, its acknowledgement and the read of the next batch leave
+in one write, so that a turn is one exchange with Redis and one with Postgres.
 """
 
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic, time
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
@@ -22,7 +24,7 @@ from redis.exceptions import RedisError
 
 from couponsvc import limits
 from couponsvc.ledger import codes, metrics
-from couponsvc.ledger.acknowledge import acknowledge_unread, publish_and_acknowledge
+from couponsvc.ledger.acknowledge import ACKNOWLEDGE, Report, acknowledge_unread
 from couponsvc.ledger.commit import Committer
 from couponsvc.ledger.dead_letters import DeadLetters
 from couponsvc.ledger.failures import Backoff, contradicts_the_schema, may_pass
@@ -32,13 +34,14 @@ from couponsvc.ledger.stream import GrantStream
 from couponsvc.settings import Settings
 from couponsvc.support import logs
 from couponsvc.support.postgres import open_pool
-from couponsvc.support.redis_client import open_redis
+from couponsvc.support.redis_client import make_connection, open_redis
+from couponsvc.support.resp import RespLine, open_line
 from couponsvc.support.sealing import MasterKey
 from couponsvc.values import keys
 from couponsvc.values.outcome import Verdict
 from couponsvc.values.wire import Entry
 
-READ_TIMEOUT_S: Final = limits.DRAIN_BLOCK_MS / 1000 + 4.0
+REPLY_TIMEOUT_S: Final = limits.DRAIN_BLOCK_MS / 1000 + 4.0
 """A read that waits as long as it may, plus what a living server needs at most."""
 OBSERVE_EVERY_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -71,7 +74,7 @@ class Drainer:
         shard: int,
         pool: "asyncpg.Pool[asyncpg.Record]",
         redis: Redis,
-        reader: Redis,
+        connect: Callable[[], Awaitable[RespLine]],
         take_over_idle_ms: int,
         unseal_code_key: Callable[[bytes], bytes],
     ) -> None:
@@ -79,9 +82,9 @@ class Drainer:
 
         Args:
             shard: whose grants.
-            pool: to the ledger; closed with the drainer, as are both Redis clients.
-            redis: for confirmations and acknowledgements.
-            reader: for reads that wait.
+            pool: to the ledger; closed with the drainer, as is the Redis client.
+            redis: for what is rare.
+            connect: opens a line to Redis that has seen the script of the acknowledgement.
             take_over_idle_ms: after what idle time another drainer's entries are taken over.
             unseal_code_key: opens a program's sealed code key.
         """
@@ -90,12 +93,11 @@ class Drainer:
         self._shard = shard
         self._pool = pool
         self._redis = redis
-        self._reader = reader
-        self._stream = GrantStream(reader, keys.grants_key(shard), keys.GROUP, self.consumer)
+        self._stream = GrantStream(connect, keys.grants_key(shard), keys.GROUP, self.consumer)
         self._inbox = Inbox(self._stream, take_over_idle_ms)
         self._committer = Committer(pool, unseal_code_key)
         self._dead_letters = DeadLetters(shard, pool, redis, self._stream)
-        self._acknowledging: asyncio.Task[int] | None = None
+        self._report: Report | None = None
         self._observe_at_s = 0.0
 
     @classmethod
@@ -112,7 +114,7 @@ class Drainer:
             shard=settings.shard,
             pool=pool,
             redis=open_redis(settings.redis_url, max_connections=2),
-            reader=open_redis(settings.redis_url, socket_timeout_s=READ_TIMEOUT_S, max_connections=1),
+            connect=partial(_connect, settings.redis_url),
             take_over_idle_ms=settings.take_over_idle_ms,
             unseal_code_key=lambda sealed: master_key.open(sealed, codes.KEY_PURPOSE),
         )
@@ -122,9 +124,9 @@ class Drainer:
         with suppress(RedisError, OSError):
             await self._acknowledged()
             await self._stream.leave()
+        self._stream.close()
         await self._committer.close()
         await self._redis.aclose()
-        await self._reader.aclose()
         try:
             await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
         except TimeoutError:
@@ -142,7 +144,7 @@ class Drainer:
             counts = await self._turn(asyncio.Event(), limits.DRAIN_BLOCK_MS)
             acknowledged = await self._acknowledged()
         except (RedisError, OSError):
-            self._inbox.recover()
+            await self._recover()
             raise
         return counts._replace(acknowledged=counts.acknowledged + acknowledged)
 
@@ -157,7 +159,7 @@ class Drainer:
             except (RedisError, OSError) as error:
                 metrics.redis_absences.inc()
                 _log.warning("redis_away", error=type(error).__name__)
-                self._inbox.recover()
+                await self._recover()
                 await _pause(stop, backoff.next_s())
         with suppress(RedisError, OSError):
             await self._acknowledged()
@@ -165,18 +167,16 @@ class Drainer:
     async def _turn(self, stop: asyncio.Event, block_ms: int) -> DrainCounts:
         """Read, commit, and start to acknowledge; errors are Redis' only."""
         delivery = await self._inbox.read(block_ms)
+        acknowledged = await self._acknowledged()  # on the same line, so it came before the delivery
         unreadable = list(delivery.unreadable)
         settled: list[Settled] = []
-        acknowledged = 0
         for batch in in_commits(delivery.entries):
             done, refused = await self._commit_until_known(batch, stop)
             unreadable += refused
             settled += done
             acknowledged += await self._acknowledged()
             if done:
-                self._acknowledging = asyncio.create_task(
-                    publish_and_acknowledge(self._redis, self._shard, done)
-                )
+                self._report = Report(await self._stream.line(), self._shard, done)
         if delivery.deleted:
             await acknowledge_unread(self._redis, self._shard, delivery.deleted)
         dead_letters = 0
@@ -219,9 +219,15 @@ class Drainer:
         return settled, refused
 
     async def _acknowledged(self) -> int:
-        """Wait for the acknowledgement under way; how many entries it took off the stream."""
-        task, self._acknowledging = self._acknowledging, None
-        return await task if task else 0
+        """Wait for the replies to the report under way; how many entries it took off the stream."""
+        report, self._report = self._report, None
+        return await report.acknowledged() if report else 0
+
+    async def _recover(self) -> None:
+        """After the line was lost: what was reported may be settled again, and what was read is read anew."""
+        with suppress(RedisError, OSError):
+            await self._acknowledged()
+        self._inbox.recover()
 
     async def _observe(self) -> None:
         if monotonic() < self._observe_at_s:
@@ -243,6 +249,12 @@ def _count(settled: Sequence[Settled]) -> DrainCounts:
     metrics.pending_age_seconds.set(max(0.0, time() - oldest_ms / 1000))
     by_verdict = {Verdict(verdict): count for verdict, count in verdicts.items()}
     return DrainCounts(len(settled), verdicts.total(), by_verdict)
+
+
+async def _connect(redis_url: str) -> RespLine:
+    line = await open_line(make_connection(redis_url), timeout_s=REPLY_TIMEOUT_S)
+    await line.call("SCRIPT", "LOAD", ACKNOWLEDGE.source)
+    return line
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -1,9 +1,12 @@
-"""The grant stream's commands with the types that this service's connections really return."""
+"""The grant stream's commands, on a line of the drainer's own, with the types of their replies."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+
+from couponsvc.support.resp import Argument, RespLine
 
 
 class RawEntry(NamedTuple):
@@ -16,20 +19,34 @@ class RawEntry(NamedTuple):
 class GrantStream:
     """A shard's stream as one member of its consumer group sees it.
 
-    Every method raises `redis.exceptions.RedisError` where Redis cannot answer; entries that it
-    had already handed over are then in this consumer's list and come back with `read_own`.
+    Every method raises `redis.exceptions.RedisError` or `OSError` where Redis cannot answer; entries
+    that it had already handed over are then in this consumer's list and come back with `read_own`.
     """
 
-    def __init__(self, redis: Redis, stream: str, group: str, consumer: str) -> None:
-        self._redis = redis
+    def __init__(
+        self, connect: Callable[[], Awaitable[RespLine]], stream: str, group: str, consumer: str
+    ) -> None:
+        self._connect = connect
         self._stream = stream
         self._group = group
         self._consumer = consumer
+        self._line: RespLine | None = None
+
+    async def line(self) -> RespLine:
+        """The line to Redis, opened anew where it was lost."""
+        if self._line is None or not self._line.usable:
+            self._line = await self._connect()
+        return self._line
+
+    def close(self) -> None:
+        """Close the line."""
+        if self._line is not None:
+            self._line.close()
 
     async def create_group(self) -> None:
         """Make stream and group where they are missing, reading from the very first entry."""
         try:
-            await self._redis.xgroup_create(self._stream, self._group, id="0", mkstream=True)
+            await self._call("XGROUP", "CREATE", self._stream, self._group, "0", "MKSTREAM")
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -48,33 +65,32 @@ class GrantStream:
         Returns:
             The cursor to go on from (`0-0`: the whole list was seen), and the entries.
         """
-        reply: Any = await self._redis.xautoclaim(
-            self._stream, self._group, self._consumer, idle_ms, cursor, count
+        reply = await self._call(
+            "XAUTOCLAIM", self._stream, self._group, self._consumer, idle_ms, cursor, "COUNT", count
         )
-        return reply[0].decode(), _entries(reply[1])
+        return reply[0].decode(), _raw_entries(reply[1])
 
     async def deliveries(self, entry_id: str) -> int:
         """How often an entry was handed out; 0 where it is not pending any more."""
-        reply: Any = await self._redis.xpending_range(
-            self._stream, self._group, min=entry_id, max=entry_id, count=1
-        )
-        return int(reply[0]["times_delivered"]) if reply else 0
+        reply = await self._call("XPENDING", self._stream, self._group, entry_id, entry_id, 1)
+        return int(reply[0][3]) if reply else 0
 
     async def leave(self) -> None:
         """Remove this consumer from the group, unless entries are still in its hands."""
-        reply: Any = await self._redis.xpending_range(
-            self._stream, self._group, min="-", max="+", count=1, consumername=self._consumer
-        )
+        reply = await self._call("XPENDING", self._stream, self._group, "-", "+", 1, self._consumer)
         if not reply:  # removing a consumer forgets its entries, so only an idle one may leave
-            await self._redis.xgroup_delconsumer(self._stream, self._group, self._consumer)
+            await self._call("XGROUP", "DELCONSUMER", self._stream, self._group, self._consumer)
 
     async def _read(self, after: str, count: int, block_ms: int | None) -> list[RawEntry]:
-        reply: Any = await self._redis.xreadgroup(
-            self._group, self._consumer, {self._stream: after}, count=count, block=block_ms
-        )
-        if not reply:
-            return []
-        return _entries(next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1])
+        patience: tuple[Argument, ...] = () if block_ms is None else ("BLOCK", block_ms)
+        reply = await self._call(
+            "XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count, *patience,
+            "STREAMS", self._stream, after,
+        )  # fmt: skip
+        return _raw_entries(reply[0][1]) if reply else []
+
+    async def _call(self, *command: Argument) -> Any:  # noqa: ANN401 - as many shapes as there are commands
+        return await (await self.line()).call(*command)
 
 
 async def newest_entry_id(redis: Redis, stream: str) -> str | None:
@@ -93,10 +109,13 @@ async def entries_between(redis: Redis, stream: str, first: str, last: str, coun
     Raises:
         redis.exceptions.RedisError: the stream cannot be read.
     """
-    return _entries(await redis.xrange(stream, first, last, count))
-
-
-def _entries(reply: Any) -> list[RawEntry]:  # noqa: ANN401 - redis-py types all answers for text and bytes at once
-    if reply and isinstance(reply[0], list):  # XREADGROUP under RESP3 is wrapped once more
-        reply = reply[0]
+    reply: Any = await redis.xrange(stream, first, last, count)
     return [RawEntry(*entry) for entry in reply or []]
+
+
+def _raw_entries(reply: list[list[Any]]) -> list[RawEntry]:
+    """Entries as a line returns them: `[id, [field, value, …]]`, or `[id, None]` of a deleted one."""
+    return [
+        RawEntry(entry_id, dict(zip(fields[::2], fields[1::2], strict=True)) if fields else None)
+        for entry_id, fields in reply
+    ]
