@@ -59,8 +59,14 @@ class Deployment:
     def _http(self, token: str) -> httpx2.AsyncClient:
         headers = {"authorization": f"Bearer {token}"}
         limits = httpx2.Limits(max_connections=CONNECTIONS_MAX_COUNT)
+        secure = self.host.startswith("https:")  # without TLS no certificates need to be read
         return httpx2.AsyncClient(
-            base_url=self.host, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
+            base_url=self.host,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            limits=limits,
+            trust_env=False,
+            verify=secure,
         )
 
     def _signing(self, key: SigningKey) -> GrabClient:

@@ -162,11 +162,13 @@ def refusals_leave_nothing(evidence: Evidence) -> Iterator[Case | None]:
     """Every request of the number was answered, and by refusals only, so none of them was granted.
 
     A request without answer, a 202 or a server error may hide a grant: such numbers are left out.
+    What the oracle was told later does not count, since it was asked because of the row.
     """
     _need(evidence, records=True, alone=False)
     for number, track in evidence.book:
         seen = track.seen
-        if seen & Seen.REFUSED and not seen & (Seen.UNCERTAIN | Seen.VOUCHER):
+        told = track.voucher_ms < NEVER_MS or seen & (Seen.UNCERTAIN | Seen.MANY_WORKERS)
+        if seen & Seen.REFUSED and not told:
             issued = seen & Seen.IN_LEDGER
             yield Case("refused, and issued nevertheless", (number,), track.drop_id) if issued else None
 

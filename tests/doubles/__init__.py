@@ -1,0 +1,1 @@
+"""Stand-ins for the whole API, only to prove that the load tests' oracle catches a broken one."""
