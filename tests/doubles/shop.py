@@ -92,7 +92,7 @@ class Drop:
 
 
 class Shop:
-    def __init__(self, fault: Fault = Fault.NONE, *, first: int = 3, times: int = 2) -> None:
+    def __init__(self, fault: Fault = Fault.NONE, *, first: int = 3, times: int = 5) -> None:
         self.fault = fault
         self.drops: dict[str, Drop] = {}
         self.numbers: dict[str, tuple[str, str]] = {}
