@@ -6,7 +6,7 @@ from typing import Final
 
 from loadtests.oracle.evidence import Evidence
 from loadtests.oracle.histogram import Histogram
-from loadtests.oracle.tracks import NEVER_MS, outcome_of
+from loadtests.oracle.tracks import NEVER_MS, Seen, outcome_of
 from loadtests.oracle.verdict import Budget, Series
 from loadtests.records import GRAB, Answered, DropSample, RunFacts
 from loadtests.scenario import Budgets
@@ -141,6 +141,8 @@ def _waits(evidence: Evidence) -> tuple[Histogram, Histogram]:
     """Per number, from when its first attempt was due: to the first answer, and to the voucher."""
     first, confirmed = Histogram(), Histogram()
     for _, track in evidence.book:
+        if not track.seen & Seen.GRABBED:
+            continue
         if track.first_answer_ms < NEVER_MS:
             first.add(track.first_answer_ms - track.first_due_ms)
         if track.voucher_ms < NEVER_MS:

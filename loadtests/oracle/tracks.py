@@ -49,6 +49,8 @@ class Seen:
     """Anything but silence."""
     OPEN: Final = 2048
     """Answered 202, and without an end although the oracle asked again."""
+    GRABBED: Final = 4096
+    """Sent as a whole grab by its own worker, not trickled or left unread: budgets are about these."""
 
 
 class Track:
@@ -172,6 +174,8 @@ class Book:
         elif record.worker != ORACLE:
             track.seen |= Seen.MANY_WORKERS
         status = record.status
+        if record.action == GRAB and record.worker == track.worker:
+            track.seen |= Seen.GRABBED
         if status and record.worker == track.worker:
             track.first_answer_ms = min(track.first_answer_ms, record.answered_ms)
         track.seen |= seen_of(record)
