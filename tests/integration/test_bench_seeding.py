@@ -54,7 +54,7 @@ async def test_seeding_leaves_every_index_as_it_was(seeded: list[str], pool: "Po
 
 
 @pytest.mark.usefixtures("seeded")
-async def test_codes_of_the_past_name_their_vouchers(seeded: list[str], pool: "Pool[asyncpg.Record]") -> None:
+async def test_codes_of_the_past_name_their_vouchers(pool: "Pool[asyncpg.Record]") -> None:
     rows = await pool.fetch(
         "SELECT v.code, v.drop_no, v.seq, p.sealed_code_key FROM vouchers v"
         " JOIN drops USING (drop_no) JOIN programs p USING (program_no) WHERE v.seq % 50 = 1"
