@@ -14,6 +14,8 @@ _STYLE: Final = Path(__file__).with_name("style.css")
 _BADGES: Final = {Standing.KEPT: "kept", Standing.BROKEN: "broken", Standing.NOT_JUDGED: "open"}
 DROPS_MAX_COUNT: Final = 40
 """Rows of the drops' table; those with the most units."""
+EXAMPLES_MAX_COUNT: Final = 3
+"""Counter-examples shown per rule; `verdict.json` has more."""
 MEANINGS: Final = {
     Promise.TOO_MANY: "No voucher beyond the quantity, no person beyond the limit, no number or code twice.",
     Promise.TOO_FEW: "No unit is left behind or lost while persons are sent away.",
@@ -88,8 +90,8 @@ def _breaks(promise: Promise, budget: Budget) -> bool:
 
 
 def _broken(finding: Finding) -> str:
-    examples = "".join(f"<li>{_example(example)}</li>" for example in finding.examples)
-    shown = len(finding.examples)
+    shown = min(EXAMPLES_MAX_COUNT, len(finding.examples))
+    examples = "".join(f"<li>{_example(example)}</li>" for example in finding.examples[:shown])
     first = f", the first {shown} here" if finding.broken_count > shown else ""
     return (
         f'<div class="case"><h3>Not so: {escape(finding.rule)}</h3>'
