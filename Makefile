@@ -18,7 +18,7 @@ BRIEFLY := awk '/^Collecting /      {printf " %s", $$2; fflush(); any = 1} \
 # pytest workers for the fast set; each has its own Redis and Postgres.
 WORKERS ?= 2
 
-.PHONY: help demo up test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
+.PHONY: help demo up load test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,14 @@ demo: $(RUN_READY) ## run a rush on a sample program and check every promise (KE
 
 up: $(RUN_READY) ## run the service on this machine, data in ./var
 	@$(BIN)/couponsvc up
+
+# SCENARIO, PERSONS, RATE, HOST, CREDENTIALS, PLAN, PROCESSES, SEED: see loadtests/README.md. HOST counts only
+# on the command line, because some shells export one of their own.
+SCENARIO ?= rush
+load: $(DEV_READY) ## run a load test and judge it (SCENARIO=rush PERSONS=20000; HOST=https://… CREDENTIALS=file)
+	@$(BIN)/python -m loadtests run $(SCENARIO) $(if $(PERSONS),--persons $(PERSONS)) $(if $(RATE),--rate $(RATE)) \
+	  $(if $(filter command,$(origin HOST)),--host $(HOST)) $(if $(CREDENTIALS),--credentials $(CREDENTIALS)) $(if $(PLAN),--plan $(PLAN)) \
+	  $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(SEED),--seed $(SEED))
 
 test: test-fast test-faults ## pass every test
 

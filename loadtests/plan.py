@@ -2,11 +2,13 @@
 
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+RUNS_DIR: Final = Path("var/load")
 CLOCK_STOCK_COUNT: Final = 20_000
 """Vouchers of the clock drop: nine per worker and run, so one plan serves many runs."""
 
@@ -43,6 +45,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def new_run() -> str:
     """Prefix of every name and number of a run."""
     return f"l{secrets.token_hex(4)}"
+
+
+def new_run_dir(scenario: str) -> Path:
+    """`var/load/<scenario>-<utc time>/`; not made yet."""
+    return RUNS_DIR / f"{scenario}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def write_plan(path: Path, plan: Plan) -> None:

@@ -24,11 +24,10 @@ class SignedCalls:
         Unreachable: from every call, if no answer comes.
     """
 
-    def __init__(self, base_url: str, key: SigningKey, *, verify_tls: bool = True) -> None:
+    def __init__(self, base_url: str, key: SigningKey) -> None:
         self._key: Final = key
-        self._http: Final = httpx2.Client(
-            base_url=base_url, timeout=TIMEOUT_S, trust_env=False, verify=verify_tls
-        )
+        self.refused = ""
+        self._http: Final = httpx2.Client(base_url=base_url, timeout=TIMEOUT_S, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +58,12 @@ class SignedCalls:
         return response.status_code, found if isinstance(found, dict) else {}
 
     def exchanges(self, clock_drop_id: str, who: str, clock: RunClock) -> list[Exchange]:
-        """Grab a few vouchers of the clock drop, each for a new person named after `who`."""
+        """Grab a few vouchers of the clock drop, each for a new person named after `who`.
+
+        What is answered otherwise tells nothing about the clock; `refused` keeps the last of it.
+        """
         found = []
+        self.refused = ""
         for turn in range(CLOCK_GRABS_COUNT):
             body = {"person_token": f"clock-{who}-{turn}", "out_request_no": f"clock-{who}-{turn}"}
             sent_ms = clock.wall_ms()
@@ -68,6 +71,8 @@ class SignedCalls:
             answered_ms = clock.wall_ms()
             if status == httpx2.codes.CREATED:
                 found.append(Exchange(sent_ms, unix_ms(voucher["issued_at"]), answered_ms))
+            else:
+                self.refused = f"{status} {voucher.get('code', '')}".strip()
         return found
 
 

@@ -7,17 +7,22 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
+from loadtests.commands.judge import VERDICT_FILE
 from loadtests.local import LocalDeployment, LocalFailed
+from loadtests.plan import new_run_dir
 from loadtests.scenario import ScenarioError, load_scenario, names
 
+EXIT_BROKEN: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
+LOOPBACK: Final = "127.0.0.1"
 LOCUSTFILE: Final = Path(__file__).resolve().parents[1] / "locustfile.py"
 STOP_PATIENCE_S: Final = 90.0
 """Locust ends by itself within the length of a scenario; after a signal, within this."""
@@ -51,7 +56,11 @@ def run(given: argparse.Namespace) -> int:
                 print("starting a local deployment …", flush=True)  # noqa: T201 - the command's output
                 local = closing.enter_context(LocalDeployment(given.workers))
                 host, credentials = local.url, local.credentials
-            return _locust(_command(given, host, credentials))
+            run_dir: Path = given.run_dir or new_run_dir(load_scenario(given.scenario).scenario)
+            code = _locust(_command(given, host, credentials, run_dir))
+            if code <= EXIT_BROKEN and not (run_dir / VERDICT_FILE).exists():
+                return _fail("locust ended without a verdict; what it said is above", EXIT_UNREACHABLE)
+            return code
     except ScenarioError as error:
         return _fail(str(error), EXIT_USAGE)
     except LocalFailed as error:
@@ -62,20 +71,32 @@ def run(given: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _command(given: argparse.Namespace, host: str, credentials: Path | None) -> list[str]:
+def _command(given: argparse.Namespace, host: str, credentials: Path | None, run_dir: Path) -> list[str]:
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host]
     command += ["--scenario", given.scenario, "--persons", str(_persons_count(given))]
     if given.processes > 1:
+        port = str(_free_port())  # only here: its workers are processes of this machine
         command += ["--processes", str(given.processes)]
+        command += ["--master-bind-host", LOOPBACK, "--master-bind-port", port]
+        command += ["--master-host", LOOPBACK, "--master-port", port]
     if not given.verbose:
         command += ["--quiet", "--only-summary", "--loglevel", "WARNING"]
-    for name in ("seed", "plan", "run_dir"):
+    command += ["--run-dir", str(run_dir)]
+    for name in ("seed", "plan"):
         value = getattr(given, name)
         if value is not None:
-            command += [f"--{name.replace('_', '-')}", str(value)]
+            command += [f"--{name}", str(value)]
     if credentials is not None:
         command += ["--credentials", str(credentials)]
     return command
+
+
+def _free_port() -> int:
+    """A port that was free a moment ago; locust cannot tell its workers one that it found itself."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _persons_count(given: argparse.Namespace) -> int:

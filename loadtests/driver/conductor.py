@@ -40,6 +40,7 @@ ACCOUNT: Final = "load_account"
 GATHER_PATIENCE_S: Final = 60.0
 """From the end of the run until every worker must have handed in its records."""
 EXIT_UNREACHABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
 
 _log: Final = logging.getLogger("locust.loadtests")
 
@@ -102,10 +103,12 @@ class Conductor:
         if not host:
             raise NotReady("say where the deployment is: --host https://…")
         options, run = self.options, new_run()
+        self._orders, self._failed = [], False
+        self._accounts.clear()
         plan = options.plan or define(options, host, run, self.workers_count, self._clock)
         self._clock.aim(plan.opens_ms, 0.0)
         self._stage = Stage(options, host, plan, self._clock)
-        drops = self._stage.definitions()
+        drops = self._stage.definitions() if options.plan else self._stage.fresh_definitions()
         self._directory = directory = options.make_run_dir()
         self._receiver = Receiver(directory)
         self._facts = RunFacts(
@@ -162,11 +165,15 @@ class Conductor:
 
     # --- the end ------------------------------------------------------------------------------
     def end(self) -> None:
-        """Close the books and have the run judged; its verdict becomes locust's exit code."""
+        """Close the books and have the run judged; its verdict becomes locust's exit code.
+
+        Called when a run was stopped from locust's web page, and when locust ends; once is enough.
+        """
         for greenlet in self._beside:
             greenlet.kill()
         if self._stage is None or self._receiver is None or self._facts is None or self._directory is None:
             return
+        finished = self.finished
         self._receiver.close()
         self._stage.close()
         facts = self._closed_facts(self._facts, self._stage)
@@ -178,7 +185,9 @@ class Conductor:
             _log.error(
                 "records are incomplete in %s; nothing that rests on absence can be judged", self._directory
             )
-        if not self.options.judged:
+        if not finished:
+            self._environment.process_exit_code = EXIT_INTERRUPTED
+        if not (self.options.judged and finished):
             _say(f"not judged; later: python -m loadtests judge {self._directory}")
             return
         code = self._judge(self._directory)

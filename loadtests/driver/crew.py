@@ -13,7 +13,6 @@ from couponsvc.client import Unreachable
 from loadtests.access import Access
 from loadtests.clock import ASSUMED, Exchange, RunClock, measure
 from loadtests.driver.agenda import Agenda, breathe
-from loadtests.driver.lane import VERIFY_TLS
 from loadtests.driver.requests import Request, Signer
 from loadtests.driver.slow import Line
 from loadtests.driver.writing import Reply, Writing
@@ -62,6 +61,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     late_max_s: float
     sent_home_count: int
     cpu_s: float
+    """Of this process while the crowd pressed; locust's own upkeep is in it."""
     ready_s: float
     """When its crowd stood ready, in run seconds: should be before the first of them comes."""
 
@@ -87,11 +87,10 @@ class Crew:
         self._writing: Final = Writing(
             orders.worker, self.clock, orders.plan.opens_ms, open_loop=orders.scenario.loop == "open"
         )
-        self._line: Final = Line(orders.host, self.clock, verify_tls=VERIFY_TLS)
+        self._line: Final = Line(orders.host, self.clock)
         self._signer = Signer(access.key, self.clock, 0.0)
         self._late_count = 0
         self._late_max_s = 0.0
-        self._cpu_before_s: Final = time.process_time()
 
     def play(self) -> Account:
         """Measure the clock, gather the crowd, let it press, and close the books."""
@@ -103,7 +102,7 @@ class Crew:
         places = [Place(drop.drop_id, (drop.opens_ms - opens_ms) / 1_000) for drop in orders.plan.drops]
         crowd = Crowd(orders.scenario, orders.plan.persons, orders.seed, orders.run, places)
         self._agenda.fill(crowd.part(orders.place, orders.workers_count, breathe))
-        ready_s = self.clock.now_s()
+        ready_s, cpu_before_s = self.clock.now_s(), time.process_time()
         _log.info(
             "%s: ready %.1f s before the opening; deployment's clock minus ours: %+.1f ms, give or take %.1f",
             orders.worker,
@@ -125,7 +124,7 @@ class Crew:
             late_count=self._late_count,
             late_max_s=self._late_max_s,
             sent_home_count=self._agenda.sent_home_count,
-            cpu_s=time.process_time() - self._cpu_before_s,
+            cpu_s=time.process_time() - cpu_before_s,
             ready_s=ready_s,
         )
 
@@ -179,8 +178,10 @@ class Crew:
         if orders.plan.clock_drop_id:
             who = f"{orders.run}-{orders.worker}"
             try:
-                with SignedCalls(orders.host, self._access.key, verify_tls=VERIFY_TLS) as calls:
+                with SignedCalls(orders.host, self._access.key) as calls:
                     exchanges = calls.exchanges(orders.plan.clock_drop_id, who, self.clock)
+                    if calls.refused:
+                        _log.warning("%s: the clock drop answered %s", orders.worker, calls.refused)
             except Unreachable as error:
                 _log.warning("%s: the clock cannot be read: %s", orders.worker, error)
         if not exchanges:

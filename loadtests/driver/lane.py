@@ -23,8 +23,6 @@ from loadtests.records import ABANDONED
 if TYPE_CHECKING:
     from loadtests.driver.crew import Crew
 
-VERIFY_TLS: Final = os.environ.get("LOAD_INSECURE") != "1"
-"""LOAD_INSECURE=1 accepts any certificate, for a rehearsal deployment with one of its own."""
 THROUGH_SESSION: Final = os.environ.get("LOAD_CLIENT") == "session"
 NETWORK_TIMEOUT_S: Final = 15.0
 """Longer than the service ever waits (2 s, then 202); past it the answer is lost."""
@@ -47,7 +45,7 @@ class Lane(FastHttpUser):
     max_retries = 0
     """Locust's session must not send a request that nobody recorded."""
     max_redirects = 0
-    insecure = not VERIFY_TLS
+    insecure = False
     concurrency = 1
     crew: ClassVar["Crew | None"] = None
     """Of this process, while a run lasts."""
@@ -55,7 +53,7 @@ class Lane(FastHttpUser):
 
     def on_start(self) -> None:
         """Make the connection ready; leave out of the session what only costs."""
-        self.wire = Wire(self.host or "", NETWORK_TIMEOUT_S, verify_tls=VERIFY_TLS)
+        self.wire = Wire(self.host or "", NETWORK_TIMEOUT_S)
         self.client.client.cookiejar = None
 
     def on_stop(self) -> None:

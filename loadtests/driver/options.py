@@ -3,15 +3,14 @@
 import argparse
 import os
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 from loadtests.access import Access, read_access
-from loadtests.plan import Plan, PlanError, read_plan
+from loadtests.plan import Plan, PlanError, new_run_dir, read_plan
+from loadtests.records import RECORDS_PATTERN
 from loadtests.scenario import Scenario, ScenarioError, load_scenario
 
-RUNS_DIR: Final = Path("var/load")
 SEED: Final = 20261001
 
 
@@ -69,6 +68,8 @@ class Options:
             raise ScenarioError(f"{scenario.scenario} operates on drops; it needs an operator's token")
         if not (access.auditor_token or given.no_judge):
             raise PlanError("no auditor's token to judge with; set it, or keep the records with --no-judge")
+        if given.run_dir and any(Path(given.run_dir).glob(RECORDS_PATTERN)):
+            raise PlanError(f"{given.run_dir} holds the records of another run; name an empty directory")
         if given.persons < 0:
             raise ScenarioError("--persons must be positive")
         return cls(
@@ -84,7 +85,8 @@ class Options:
 
     def make_run_dir(self) -> Path:
         """`var/load/<scenario>-<utc time>/`, or what was asked for."""
-        name = f"{self.scenario.scenario}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        directory = self.run_dir or RUNS_DIR / name
+        directory = self.run_dir
+        if directory is None or any(directory.glob(RECORDS_PATTERN)):  # a further run from the web page
+            directory = new_run_dir(self.scenario.scenario)
         directory.mkdir(parents=True, exist_ok=True)
         return directory

@@ -34,11 +34,10 @@ _ANSWER_MAX_BYTES: Final = 64 * 1024
 class Line:
     """Connections to one deployment, outside of any pool."""
 
-    def __init__(self, base_url: str, clock: RunClock, *, verify_tls: bool) -> None:
+    def __init__(self, base_url: str, clock: RunClock) -> None:
         self._parts: Final = urlsplit(base_url)
         self.host: Final = self._parts.netloc
         self._clock: Final = clock
-        self._verify_tls: Final = verify_tls
 
     def trickle(self, request: Request, traits: Trickle, *, finishes: bool) -> Reply:
         """Send a request byte by byte; unless it `finishes`, keep the last byte and hang up."""
@@ -74,9 +73,7 @@ class Line:
             yield Reply(sent_ms, answered_ms, code=ABANDONED)
 
     def _open(self, receive_buffer_bytes: int = 0) -> socket.socket:
-        return open_socket(
-            self._parts, TIMEOUT_S, verify_tls=self._verify_tls, receive_buffer_bytes=receive_buffer_bytes
-        )
+        return open_socket(self._parts, TIMEOUT_S, receive_buffer_bytes=receive_buffer_bytes)
 
 
 def _read_answer(line: socket.socket) -> tuple[int, bytes]:

@@ -18,12 +18,12 @@ from loadtests.records import DropDefinition, DropSample, Operation, SampleWrite
 from loadtests.scenario import PlannedOperation, Scenario
 from loadtests.signed import SignedCalls, unix_ms
 
-LEAD_S: Final = 7.0
-"""From the last definition to the first person: time for the workers to gather them."""
-GATHER_S: Final = 0.000_15
+LEAD_S: Final = 6.0
+"""From the last definition to the first person: time for the workers to read the clock, with room."""
+GATHER_S: Final = 0.000_2
 """Per person that a worker plays, on a busy machine."""
-DEFINE_S: Final = 0.04
-"""Per drop, on a busy machine."""
+DEFINE_ROOM: Final = 2.5
+"""How much longer than the first definitions the others may take."""
 WATCH_EVERY_S: Final = 0.5
 WATCHED_AT_ONCE_COUNT: Final = 12
 """Reads per round: a city of 200 drops is watched in turns, or watching would be a load of its own."""
@@ -41,17 +41,20 @@ def define(options: Options, host: str, run: str, workers_count: int, clock: Run
 
     Raises:
         ApiRefused, Unreachable: the deployment does not let us.
+        NotReady: it takes so long to define drops that they would open too early.
     """
     scenario, access = options.scenario, options.access
+    ready_s = LEAD_S + first_before_s(scenario) + GATHER_S * options.persons_count / workers_count
     with ApiClient(host, access.operator_token) as api, SignedCalls(host, access.key) as calls:
+        began_s = time.perf_counter()
         prepare.define_program(api)
         clock_drop_id = prepare.define_clock_drop(api, run, access.partner_id, clock.wall_ms())
+        each_s = (time.perf_counter() - began_s) / 3
         offset = measure(calls.exchanges(clock_drop_id, f"{run}-m", clock))
-        drops_count = sum(drop.count for drop in scenario.drops)
-        lead_s = LEAD_S + first_before_s(scenario) + DEFINE_S * drops_count
-        lead_s += GATHER_S * options.persons_count / workers_count
+        definitions_count = len(scenario.drops) + sum(drop.count for drop in scenario.drops)
+        lead_s = ready_s + DEFINE_ROOM * each_s * definitions_count
         opens_ms = float(round(clock.wall_ms() + offset.offset_ms + lead_s * 1_000))
-        return prepare.define_drops(
+        plan = prepare.define_drops(
             api,
             scenario,
             run=run,
@@ -60,6 +63,9 @@ def define(options: Options, host: str, run: str, workers_count: int, clock: Run
             opens_ms=opens_ms,
             clock_drop_id=clock_drop_id,
         )
+    if clock.wall_ms() + offset.offset_ms > opens_ms - ready_s * 1_000 / 2:
+        raise NotReady("defining the drops took too long; prepare them beforehand (loadtests/README.md)")
+    return plan
 
 
 def first_before_s(scenario: Scenario) -> float:
@@ -87,7 +93,7 @@ class Stage:
             self._api.close()
 
     def definitions(self) -> list[DropDefinition]:
-        """The drops as they stand before the run.
+        """The drops of a plan that was handed over, as they stand before the run.
 
         Raises:
             NotReady: one is not there, or is not what was planned.
@@ -109,6 +115,19 @@ class Stage:
         if (definition.quantity, definition.opens_ms) != (planned.quantity, planned.opens_ms):
             raise NotReady(f"drop {planned.drop_id} was changed since it was prepared; prepare anew")
         return definition
+
+    def fresh_definitions(self) -> list[DropDefinition]:
+        """The drops of a plan that was just made: what was said is what stands."""
+        return [
+            DropDefinition(
+                drop_id=drop.drop_id,
+                quantity=drop.quantity,
+                per_person_limit=drop.per_person_limit,
+                opens_ms=drop.opens_ms,
+                closes_ms=drop.closes_ms,
+            )
+            for drop in self._plan.drops
+        ]
 
     def watch(self, path: Path) -> None:
         """Write down what the drops' figures are, about twice a second, until killed."""

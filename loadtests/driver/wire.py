@@ -33,18 +33,13 @@ class Lost(OSError):
 
 
 @cache
-def tls_context(*, verify: bool) -> plain_ssl.SSLContext:
-    """One for all connections of a process: making one costs milliseconds."""
+def tls_context() -> plain_ssl.SSLContext:
+    """One for all connections of a process, trusting what the system trusts: making one costs ms."""
     context: plain_ssl.SSLContext = ssl.create_default_context()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = plain_ssl.CERT_NONE
     return context
 
 
-def open_socket(
-    parts: SplitResult, timeout_s: float, *, verify_tls: bool, receive_buffer_bytes: int = 0
-) -> socket.socket:
+def open_socket(parts: SplitResult, timeout_s: float, *, receive_buffer_bytes: int = 0) -> socket.socket:
     """Connect, with TLS where the address says `https`.
 
     Raises:
@@ -60,9 +55,7 @@ def open_socket(
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         line.connect(found)
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return (
-            tls_context(verify=verify_tls).wrap_socket(line, server_hostname=address[0]) if secure else line
-        )
+        return tls_context().wrap_socket(line, server_hostname=address[0]) if secure else line
     except BaseException:
         line.close()
         raise
@@ -71,11 +64,10 @@ def open_socket(
 class Wire:
     """A connection that is opened when it is needed, and again after it was lost."""
 
-    def __init__(self, base_url: str, timeout_s: float, *, verify_tls: bool) -> None:
+    def __init__(self, base_url: str, timeout_s: float) -> None:
         self._parts: Final = urlsplit(base_url)
         self.host: Final = self._parts.netloc
         self._timeout_s: Final = timeout_s
-        self._verify_tls: Final = verify_tls
         self._line: socket.socket | None = None
         self._used_s = 0.0
         self._parser = httptools.HttpResponseParser(self)
@@ -127,7 +119,7 @@ class Wire:
     def _open(self) -> socket.socket:
         self._parser = httptools.HttpResponseParser(self)
         self._complete = False
-        line = open_socket(self._parts, self._timeout_s, verify_tls=self._verify_tls)
+        line = open_socket(self._parts, self._timeout_s)
         self._line = line
         return line
 

@@ -149,6 +149,8 @@ def _wire_conductor(environment: Environment, runner: Runner, conductor: Conduct
     runner.register_message(PIECE, piece)
     runner.register_message(ACCOUNT, account)
     environment.events.test_start.add_listener(begin)  # type: ignore[no-untyped-call] # as above
+    if not (environment.parsed_options and environment.parsed_options.headless):
+        environment.events.test_stop.add_listener(end)  # type: ignore[no-untyped-call] # as above
     environment.events.quitting.add_listener(end)  # type: ignore[no-untyped-call] # as above
 
 
