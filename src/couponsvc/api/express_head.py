@@ -19,7 +19,7 @@ _REQUEST_LINE: Final = re.compile(rb"POST (/v1/drops/([a-z0-9][a-z0-9-]{1,62})/g
 _NAME: Final = re.compile(rb"[A-Za-z0-9-]+").fullmatch
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _FRAMING: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
-"""Fields that change how a message is read or answered."""
+"""Fields that change how a message is read or answered; never among the names that are remembered."""
 _KEEP_ALIVE: Final = b"keep-alive"
 LENGTH_MAX_DIGITS: Final = 4
 HEAD_MAX_BYTES: Final = 16_384
@@ -48,7 +48,7 @@ class _LowerNames(dict[bytes, bytes]):
     """Names of fields as they were sent → in lower case."""
 
     def __missing__(self, name: bytes) -> bytes:
-        if _NAME(name) is None:
+        if _NAME(name) is None or name.lower() in _FRAMING:
             raise _Unusual
         if len(self) >= REMEMBERED_MAX_COUNT:
             self.clear()
@@ -68,17 +68,16 @@ def read_head(data: bytes) -> ExpressHead | None:
         return None
     head = data[:end]
     lines = head.split(b"\r\n")
-    # All that is not printable must be the line ends; no value may begin or end with a space.
-    if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1) or b":  " in head or b" \r\n" in head:
-        return None
-    request_line = lines.pop(0)
-    target = _targets.get(request_line) or _read_target(request_line)
-    if target is None or head.endswith(b" "):
-        return None
     fields = {}
     try:
+        if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1):
+            raise _Unusual  # something else than line ends is not printable
+        request_line = lines.pop(0)
+        target = _targets.get(request_line) or _read_target(request_line)
         for line in lines:
             name, _, value = line.partition(b": ")  # without `: ` the whole line is no name
+            if value.strip() != value or not value:
+                raise _Unusual
             fields[_lower[name]] = value
     except _Unusual:
         return None
@@ -88,10 +87,10 @@ def read_head(data: bytes) -> ExpressHead | None:
     return ExpressHead(*target, fields, begin, begin + int(fields[b"content-length"]))
 
 
-def _read_target(request_line: bytes) -> tuple[str, bytes] | None:
+def _read_target(request_line: bytes) -> tuple[str, bytes]:
     request = _REQUEST_LINE(request_line)
     if request is None:
-        return None
+        raise _Unusual
     if len(_targets) >= REMEMBERED_MAX_COUNT:
         _targets.clear()
     target = _targets[request_line] = request[2].decode("ascii"), request[1]
@@ -106,6 +105,5 @@ def _is_usual(fields: dict[bytes, bytes]) -> bool:
         and len(length) <= LENGTH_MAX_DIGITS
         and 0 < int(length) <= limits.GRAB_BODY_MAX_BYTES
         and b"host" in fields
-        and _FRAMING.isdisjoint(fields)
         and fields.get(b"connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE
     )
