@@ -4,21 +4,27 @@ Left, requests per second with the slowest and the fastest round; right, CPU mic
 stacked by kind of process.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
+from statistics import median
 from typing import Final
 
 from bench.report import OTHERS, TABLE_KINDS, Report, RowReport
 
-WIDTH: Final = 1120
-LABEL_WIDTH: Final = 280
-PANEL_WIDTH: Final = 370
-GAP: Final = 70
+WIDTH: Final = 1200
+LABEL_WIDTH: Final = 310
+PANEL_WIDTH: Final = 360
+GAP: Final = 80
 ROW_HEIGHT: Final = 26
 BAR_HEIGHT: Final = 16
 TOP: Final = 96
 BOTTOM: Final = 60
 TICKS_COUNT: Final = 4
+"""About so many steps of an axis."""
+STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
+CUT_AT: Final = 3.0
+"""Times the median row, from where a bar of CPU is cut off: one dear row must not flatten all others."""
 COLOURS: Final = {
     "api": "#3b6fb6",
     "drain": "#d08a2e",
@@ -33,10 +39,10 @@ text { font: 13px system-ui, sans-serif; fill: #1c2128; }
 .title { font-size: 17px; font-weight: 600; }
 .grid { stroke: #d1d9e0; stroke-width: 1; }
 .ours { fill: #3b6fb6; } .other { fill: #8a8f98; } .whisker { stroke: #1c2128; stroke-width: 1.5; }
-.paper { fill: #ffffff; }
+.paper { fill: #ffffff; } .cut { stroke: #ffffff; stroke-width: 2.5; fill: none; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; } .small { fill: #9198a1; } .grid { stroke: #3d444d; }
-  .whisker { stroke: #e6edf3; } .paper { fill: #0d1117; }
+  .whisker { stroke: #e6edf3; } .paper { fill: #0d1117; } .cut { stroke: #0d1117; }
 }
 """
 
@@ -64,9 +70,7 @@ def render_chart(report: Report) -> str:
 
 def _caption(report: Report) -> str:
     machine = report.machine
-    return (
-        f"{report.taken_at}, {machine['cpu']}, {machine['cores']} cores, generator included; {report.command}"
-    )
+    return f"{report.taken_at}, {machine['cpu']}, {machine['cores']} cores, load generator included"
 
 
 def _rates(rows: Sequence[RowReport], left: float) -> Iterator[str]:
@@ -83,17 +87,21 @@ def _rates(rows: Sequence[RowReport], left: float) -> Iterator[str]:
 
 
 def _cpu(rows: Sequence[RowReport], left: float) -> Iterator[str]:
-    top = max(sum(row.cpu_us.values()) for row in rows)
+    sums = [sum(row.cpu_us.values()) for row in rows]
+    top = min(max(sums), CUT_AT * median(sums))
     yield _text(left, TOP - 14, "CPU µs per request by process", "small")
     yield from _axis(left, top, len(rows))
     for place, row in enumerate(rows):
-        x = left
+        x, y = left, _middle(place)
         for kind in (*TABLE_KINDS, OTHERS):
-            width = row.cpu_us.get(kind, 0.0) / top * PANEL_WIDTH
+            width = min(row.cpu_us.get(kind, 0.0) / top * PANEL_WIDTH, left + PANEL_WIDTH - x)
             if width > 0:
-                yield _bar(x, _middle(place), width, f'fill="{COLOURS[kind]}"')
+                yield _bar(x, y, width, f'fill="{COLOURS[kind]}"')
                 x += width
-        yield _text(x + 6, _middle(place) + 4, f"{row.cpu_sum_us:,.0f}", "small")
+        if sums[place] > top:
+            at = left + PANEL_WIDTH - 14
+            yield f'<path class="cut" d="M{at} {y + 11} l6 -22 m5 0 l-6 22"/>'
+        yield _text(x + 6, y + 4, f"{row.cpu_sum_us:,.0f}", "small")
     x, y = left, TOP + len(rows) * ROW_HEIGHT + 40
     for kind in (*TABLE_KINDS, OTHERS):
         yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[kind]}"/>'
@@ -103,10 +111,17 @@ def _cpu(rows: Sequence[RowReport], left: float) -> Iterator[str]:
 
 def _axis(left: float, top: float, rows_count: int) -> Iterator[str]:
     bottom = TOP + rows_count * ROW_HEIGHT
-    for tick in range(TICKS_COUNT + 1):
-        x = left + tick / TICKS_COUNT * PANEL_WIDTH
+    step = round_step(top / TICKS_COUNT)
+    for tick in range(int(top / step) + 1):
+        x = left + tick * step / top * PANEL_WIDTH
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}"/>'
-        yield _text(x, bottom + 16, f"{top * tick / TICKS_COUNT:,.0f}", "small", anchor="middle")
+        yield _text(x, bottom + 16, f"{tick * step:,.0f}", "small", anchor="middle")
+
+
+def round_step(at_least: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not below."""
+    power = 10.0 ** math.floor(math.log10(at_least))
+    return next(step * power for step in STEPS if step * power >= at_least * (1 - 1e-9))
 
 
 def _middle(place: int) -> float:

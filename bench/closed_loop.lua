@@ -69,7 +69,8 @@ local function take(place)
 end
 
 local function finish(at_s)
-  at_end, end_s, ends_at = sent_count, at_s, 0
+  at_end, end_s = sent_count, at_s
+  if open_s == 0 then at_open, open_s = at_end, at_s end -- over within the ramp: no window at all
 end
 
 function request()

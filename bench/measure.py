@@ -15,7 +15,7 @@ from bench.profiling import Profiler
 from bench.request_file import write_requests
 from bench.row import Row
 
-FIRST_COUNT: Final = 12_000
+FIRST_COUNT: Final = 16_000
 """Requests of the warm-up; if they run out, it was long enough."""
 WARM_UP_S: Final = 0.5
 SPARE: Final = 1.3

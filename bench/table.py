@@ -33,6 +33,12 @@ def print_report(report: Report, console: Console | None = None) -> None:
     )
     console.print(rows_table(report.rows))
     console.print(f"{LEVELS}\n{FIGURES.format(connections=report.settings['connections'])}", style="dim")
+    generator = [row.wrk_us for row in report.rows if row.rounds]
+    if generator:
+        console.print(
+            f"wrk itself took {min(generator):.0f} to {max(generator):.0f} µs per request, not in the sums.",
+            style="dim",
+        )
     for row in report.rows:
         for problem in (*([row.failure] if row.failure else []), *row.violations):
             console.print(Text(f"{row.name}: {problem}", style="red"))

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from bench.open_connection import UnreadableAnswer
+from bench.open_connection import LATE_MS, UnreadableAnswer
 from bench.open_loop import OpenLoopResult, due_times, latency_of, run
 from bench.request_file import read_requests, write_requests
 
@@ -18,8 +18,8 @@ class Server(asyncio.Protocol):
 
     answer = CREATED
     stalled = False
-    in_flight: int = 0
     in_flight_max: int = 0
+    release_at_count = 0
     held: "list[Server]" = []  # noqa: RUF012 - one server per test, reset by `serving`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -31,13 +31,21 @@ class Server(asyncio.Protocol):
         if Server.stalled:
             Server.held.append(self)
             Server.in_flight_max = max(Server.in_flight_max, len(Server.held))
+            if len(Server.held) == Server.release_at_count:
+                Server.release()
         else:
             self.transport.write(Server.answer)
+
+    @classmethod
+    def release(cls) -> None:
+        for held in cls.held:
+            held.transport.write(cls.answer)
 
 
 @asynccontextmanager
 async def serving(answer: bytes = CREATED) -> AsyncIterator[str]:
     Server.answer, Server.stalled, Server.held, Server.in_flight_max = answer, False, [], 0
+    Server.release_at_count = 0
     server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -48,8 +56,7 @@ async def stall(after_s: float, for_s: float) -> None:
     Server.stalled = True
     await asyncio.sleep(for_s)
     Server.stalled = False
-    for held in Server.held:
-        held.transport.write(Server.answer)
+    Server.release()
 
 
 async def test_a_stall_of_the_server_is_seen_by_all_who_came_meanwhile_not_by_the_few_in_flight() -> None:
@@ -60,19 +67,18 @@ async def test_a_stall_of_the_server_is_seen_by_all_who_came_meanwhile_not_by_th
     assert Server.in_flight_max <= 4
     assert result.answered == {201: 500}
     assert result.unanswered == 0
-    assert result.latency.p50_ms < 50
     assert result.latency.p90_ms > 30, "a closed loop would see 4 slow answers of 500 and a fast p90"
-    assert 150 < result.latency.p99_ms < 500
+    assert result.latency.p99_ms > 150
     assert result.late_sends > 50, "they waited for a connection"
 
 
-async def test_requests_leave_at_the_rate_asked_for_however_slow_the_answers_are() -> None:
+async def test_requests_leave_when_they_are_due_although_none_was_answered_yet() -> None:
     async with serving() as url:
-        stalling = asyncio.create_task(stall(0.0, 0.25))
+        Server.stalled, Server.release_at_count = True, 40
         result = await run(url, [REQUEST] * 40, rate_per_s=200, duration_s=0.2, connections=64)
-        await stalling
     assert result.sent == result.due == 40
-    assert result.late_sends < 20, "each had a free connection when it was due"
+    assert Server.in_flight_max == 40
+    assert result.late_sends == 0 or result.behind_max_ms > LATE_MS, "late by this process alone"
     assert result.answered_in_time == {}
     assert result.answered == {201: 40}
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
-from bench.chart import render_chart
+from bench.chart import render_chart, round_step
 from bench.ours import judge_ledger, our_names
 from bench.ratios import RATIOS, judge_targets
 from bench.report import OpenReport, Report, RoundReport, RowReport, TargetReport, group_kinds
@@ -171,3 +171,10 @@ def test_the_ledger_of_a_row_must_count_from_1_without_gap_and_name_nobody_twice
     assert len(wrong) == len(found), wrong
     for sentence, part in zip(wrong, found, strict=True):
         assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("at_least", "step"), [(0.9, 1.0), (1.0, 1.0), (1.1, 2.0), (2.2, 2.5), (430.0, 500.0), (7000.0, 10_000.0)]
+)
+def test_axes_have_round_steps(at_least: float, step: float) -> None:
+    assert round_step(at_least) == step
