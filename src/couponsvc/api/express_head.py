@@ -66,25 +66,27 @@ def read_head(data: bytes) -> ExpressHead | None:
     end = data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES)
     if end < 0:
         return None
-    head = data[:end]
-    lines = head.split(b"\r\n")
-    fields = {}
     try:
-        if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1):
-            raise _Unusual  # something else than line ends is not printable
-        request_line = lines.pop(0)
-        target = _targets.get(request_line) or _read_target(request_line)
-        for line in lines:
-            name, _, value = line.partition(b": ")  # without `: ` the whole line is no name
-            if value.strip() != value or not value:
-                raise _Unusual
-            fields[_lower[name]] = value
+        return _read(data[:end], end + 4)
     except _Unusual:
         return None
+
+
+def _read(head: bytes, body_begin: int) -> ExpressHead:
+    lines = head.split(b"\r\n")
+    if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1):
+        raise _Unusual  # something else than line ends is not printable
+    request_line = lines.pop(0)
+    target = _targets.get(request_line) or _read_target(request_line)
+    fields = {}
+    for line in lines:
+        name, _, value = line.partition(b": ")  # without `: ` the whole line is no name
+        if value.strip() != value or not value:
+            raise _Unusual
+        fields[_lower[name]] = value
     if len(fields) != len(lines) or not _is_usual(fields):
-        return None
-    begin = end + 4
-    return ExpressHead(*target, fields, begin, begin + int(fields[b"content-length"]))
+        raise _Unusual
+    return ExpressHead(*target, fields, body_begin, body_begin + int(fields[b"content-length"]))
 
 
 def _read_target(request_line: bytes) -> tuple[str, bytes]:
