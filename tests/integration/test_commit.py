@@ -11,11 +11,11 @@ import pytest
 from redis.asyncio import Redis
 
 from couponsvc.ledger.commit import Committer
-from couponsvc.ledger.grouping import Settled
+from couponsvc.ledger.grouping import Settled, SettledPart
 from couponsvc.settings import Settings
 from couponsvc.values.drop import Drop
 from couponsvc.values.outcome import Verdict
-from couponsvc.values.wire import Entry
+from couponsvc.values.wire import Confirmation, Entry
 from tests.ledgers import Scene, entry, grant
 
 
@@ -35,11 +35,15 @@ async def committers(scene: Scene, count: int = 1) -> AsyncIterator[list[Committ
 
 
 def verdicts(settled: Sequence[Settled]) -> list[list[Verdict]]:
-    return [[Verdict(c.verdict) for part in s.parts for c in part.confirmations] for s in settled]
+    return [[Verdict(c.verdict) for part in s.parts for c in told_in(part)] for s in settled]
 
 
 def seqs(settled: Sequence[Settled]) -> list[int]:
-    return [c.seq for s in settled for part in s.parts for c in part.confirmations]
+    return [c.seq for s in settled for part in s.parts for c in told_in(part)]
+
+
+def told_in(part: SettledPart) -> list[Confirmation]:
+    return [Confirmation._make(row) for row in part.confirmations]
 
 
 def crowd(drop: Drop, count: int, prefix: str = "p", *, entry_id: str = "1-1") -> Entry:
@@ -66,7 +70,7 @@ async def test_confirmations_say_what_the_rows_say(scene: Scene) -> None:
         "SELECT seq, code, out_request_no, (extract(epoch FROM issued_at) * 1000) AS ms, channel, region, "
         "ordinal, partner_no, person_token FROM vouchers ORDER BY seq"
     )
-    told = settled.parts[0].confirmations
+    told = told_in(settled.parts[0])
     assert [(r["seq"], r["code"], r["out_request_no"], r["ms"]) for r in rows] == [
         (c.seq, c.code, c.out_request_no, c.issued_ms) for c in told
     ]
@@ -191,7 +195,7 @@ async def test_every_verdict_in_one_batch(scene: Scene) -> None:
         ],
         [Verdict.STALE, Verdict.COMMITTED],
     ]  # fmt: skip
-    told = settled[0].parts[0].confirmations
+    told = told_in(settled[0].parts[0])
     assert [c.seq for c in told] == [1, 1, 0, 0, 3, 3, 3, 0, 4, 0]
     assert told[1].out_request_no == "n1"
     assert told[4] == told[5]._replace(place=4)

@@ -25,7 +25,7 @@ from couponsvc.ledger.grouping import Settled, SettledPart
 from couponsvc.support.lua import LuaScript
 from couponsvc.support.resp import Argument, RespLine
 from couponsvc.values import keys, wire
-from couponsvc.values.note import holder_field, write_note
+from couponsvc.values.note import committed_pairs, holder_field, write_note
 from couponsvc.values.outcome import Verdict
 from couponsvc.values.wire import DropEpoch
 
@@ -121,6 +121,12 @@ def acknowledgement(shard: int, settled: Sequence[Settled]) -> tuple[list[str], 
 def _effect(drop: _Drop, part: SettledPart) -> _Effect:
     """Add the part's texts to its drop's; what the script must know of them."""
     drop_index, noted, removed = drop
+    if part.all_committed:
+        noted += committed_pairs(
+            [(grant[3], grant[1]) for grant in part.grants],
+            [(number, seq, issued_ms, code) for _, _, seq, issued_ms, code, number in part.confirmations],
+        )
+        return drop_index, len(part.grants), 0, 2 * len(part.grants), 0
     noted_at, removed_at = len(noted), len(removed)
     issued = available = 0
     for position, (grant, confirmation) in enumerate(zip(part.grants, part.confirmations, strict=True)):

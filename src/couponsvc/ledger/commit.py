@@ -24,7 +24,7 @@ import asyncpg
 
 from couponsvc.ledger import metrics
 from couponsvc.ledger.codes import CodeBook
-from couponsvc.ledger.foreseen import CodeRoll, Figures, arguments_of, columns_of, confirm
+from couponsvc.ledger.foreseen import CodeRoll, Figures, arguments_of, confirm, texts_of
 from couponsvc.ledger.grouping import Answers, Group, Settled, assemble, group_entries
 from couponsvc.ledger.settling import settle
 from couponsvc.support.sql import Queries
@@ -35,8 +35,8 @@ FORESIGHT_ATTEMPTS_MAX_COUNT: Final = 3
 SETTLE_ATTEMPTS_MAX_COUNT: Final = 5
 """Slow attempts before the failure is the caller's: each lost a race for a number on another drop."""
 SETTLE_PAUSE_MAX_S: Final = 0.05
-FIGURES_MAX_COUNT: Final = 5_000
-"""Drops whose figures and next codes (16 kB) a drainer remembers; a forgotten one costs one more query."""
+FIGURES_MAX_COUNT: Final = 2_500
+"""Drops whose figures and next codes (32 kB) a drainer remembers; a forgotten one costs one more query."""
 
 _queries = Queries("couponsvc.ledger", "commit")
 _TO_DROP: Final = _queries["commit_to_drop"]
@@ -69,6 +69,7 @@ class Committer:
             One element per entry, same order. Everything in it is committed: it may be told.
 
         Raises:
+            MalformedEntry: as `check_entry`; nothing was committed.
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: nothing may be
                 told. The batch may or may not be committed; run it again, with this object.
         """
@@ -79,14 +80,14 @@ class Committer:
             if len({group.key.drop_no for group in groups}) == len(groups):
                 answers = await self._commit_foreseen(groups)
             rest = [group for group in groups if group.key not in answers]
-            metrics.commits.labels("slow" if rest else "fast").inc()
+            metrics.commits.count("slow" if rest else "fast")
             if rest:
                 answers |= await self._settle(rest)
         except BaseException:
             await self._give_up()
             raise
-        metrics.commit_seconds.observe(perf_counter() - started)
-        metrics.grants_per_commit.observe(sum(len(group.grants) for group in groups))
+        metrics.commits.observe(perf_counter() - started)
+        metrics.verdicts.observe(sum([len(group.grants) for group in groups]))
         return assemble(entries, groups, answers)
 
     async def close(self) -> None:
@@ -119,16 +120,16 @@ class Committer:
         """One fast attempt at one drop; forgets its figures where they were not true."""
         drop_no, epoch = group.key
         figures, count = known[drop_no], len(group.grants)
-        codes = figures.roll.codes(figures.issued + 1, count)
+        codes, columns = figures.roll.codes(figures.issued + 1, count), group.columns()
         connection = await self._lease()
         rows = await connection.fetch(
-            _TO_DROP, drop_no, epoch, figures.issued, count, *columns_of(group, codes)
+            _TO_DROP, drop_no, epoch, figures.issued, count, *texts_of(columns, codes)
         )
         if not rows:
             self._figures.pop(drop_no, None)
             return {}
         figures.issued += count
-        return {group.key: Answers(confirm(group, figures.issued - count + 1, rows[0][0], codes))}
+        return {group.key: confirm(columns, figures.issued - count + 1, rows[0][0], codes)}
 
     async def _commit_to_drops(
         self, groups: Sequence[Group], known: Mapping[int, Figures]
@@ -136,9 +137,10 @@ class Committer:
         """One fast attempt. Corrects the figures of every drop from what the statement reports."""
         figures = [known[group.key.drop_no] for group in groups]
         codes = [f.roll.codes(f.issued + 1, len(g.grants)) for f, g in zip(figures, groups, strict=True)]
-        columns = [columns_of(g, c) for g, c in zip(groups, codes, strict=True)]
+        columns = [group.columns() for group in groups]
+        texts = [texts_of(turned, written) for turned, written in zip(columns, codes, strict=True)]
         connection = await self._lease()
-        rows = await connection.fetch(_TO_DROPS, *arguments_of(groups, figures, columns))
+        rows = await connection.fetch(_TO_DROPS, *arguments_of(groups, figures, texts))
         committed: dict[int, tuple[int, int]] = {}
         for drop_no, epoch, issued, quantity, vouchers, issued_ms in rows:
             true = known[drop_no]
@@ -146,8 +148,8 @@ class Committer:
             if vouchers:
                 committed[drop_no] = (issued - vouchers + 1, issued_ms)
         return {
-            group.key: Answers(confirm(group, *committed[group.key.drop_no], written))
-            for group, written in zip(groups, codes, strict=True)
+            group.key: confirm(turned, *committed[group.key.drop_no], written)
+            for group, turned, written in zip(groups, columns, codes, strict=True)
             if group.key.drop_no in committed
         }
 

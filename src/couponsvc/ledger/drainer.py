@@ -39,7 +39,7 @@ from couponsvc.support.resp import RespLine, open_line
 from couponsvc.support.sealing import MasterKey
 from couponsvc.values import keys
 from couponsvc.values.outcome import Verdict
-from couponsvc.values.wire import Entry
+from couponsvc.values.wire import Entry, MalformedEntry
 
 REPLY_TIMEOUT_S: Final = limits.DRAIN_BLOCK_MS / 1000 + 4.0
 """A read that waits as long as it may, plus what a living server needs at most."""
@@ -98,6 +98,8 @@ class Drainer:
         self._committer = Committer(pool, unseal_code_key)
         self._dead_letters = DeadLetters(shard, pool, redis, self._stream)
         self._report: Report | None = None
+        self._oldest_ms: int | None = None
+        """When the oldest grant of the last turn was granted."""
         self._observe_at_s = 0.0
 
     @classmethod
@@ -182,6 +184,7 @@ class Drainer:
         dead_letters = 0
         for entry in unreadable:
             dead_letters += await self._dead_letters.set_aside(entry)
+        self._oldest_ms = min([entry.granted_ms for entry, _ in settled], default=None)
         return _count(settled)._replace(dead_letters=dead_letters, acknowledged=acknowledged)
 
     async def _commit_until_known(
@@ -207,6 +210,8 @@ class Drainer:
     ) -> tuple[list[Settled], list[Unreadable]]:
         """Find the entry that Postgres refuses, so that the others do not wait for it."""
         if len(batch) == 1:
+            if isinstance(error, MalformedEntry):
+                return [], [Unreadable(batch[0].entry_id, str(error))]
             constraint = getattr(error, "constraint_name", None) or ""
             reason = f"refused by the ledger: {type(error).__name__} {constraint}".strip()
             return [], [Unreadable(batch[0].entry_id, reason)]
@@ -235,20 +240,22 @@ class Drainer:
         self._observe_at_s = monotonic() + OBSERVE_EVERY_S
         backlog = await self._redis.hget(keys.shard_key(self._shard), keys.BACKLOG_FIELD)
         metrics.backlog.set(int(backlog or 0))
+        age_s = 0.0 if self._oldest_ms is None else max(0.0, time() - self._oldest_ms / 1000)
+        metrics.pending_age_seconds.set(age_s)
 
 
 def _count(settled: Sequence[Settled]) -> DrainCounts:
-    """Count the verdicts of a turn, here and in the metrics."""
-    if not settled:
-        metrics.pending_age_seconds.set(0)
-        return DrainCounts()
-    verdicts = Counter(c[1] for _, parts in settled for part in parts for c in part.confirmations)
+    """Count the verdicts of a turn."""
+    verdicts: Counter[Verdict] = Counter()
+    for _, parts in settled:
+        for part in parts:
+            if part.all_committed:
+                verdicts[Verdict.COMMITTED] += len(part.grants)
+            else:
+                verdicts.update([Verdict(row[1]) for row in part.confirmations])
     for verdict, count in verdicts.items():
-        metrics.verdicts.labels(Verdict(verdict).name.lower()).inc(count)
-    oldest_ms = min(entry.granted_ms for entry, _ in settled)
-    metrics.pending_age_seconds.set(max(0.0, time() - oldest_ms / 1000))
-    by_verdict = {Verdict(verdict): count for verdict, count in verdicts.items()}
-    return DrainCounts(len(settled), verdicts.total(), by_verdict)
+        metrics.verdicts.count(verdict, count)
+    return DrainCounts(len(settled), verdicts.total(), verdicts)
 
 
 async def _connect(redis_url: str) -> RespLine:

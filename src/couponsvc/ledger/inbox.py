@@ -13,7 +13,6 @@ from redis.exceptions import ResponseError
 
 from couponsvc import limits
 from couponsvc.ledger import metrics
-from couponsvc.ledger.grouping import check_entry
 from couponsvc.ledger.stream import GrantStream, RawEntry
 from couponsvc.values import wire
 
@@ -131,10 +130,7 @@ def _sort(raws: Sequence[RawEntry]) -> Delivery:
             deleted.append(raw.entry_id.decode())
             continue
         try:
-            entry = wire.decode_entry(raw.entry_id, raw.fields)
-            check_entry(entry)
+            entries.append(wire.decode_entry(raw.entry_id, raw.fields))
         except wire.MalformedEntry as error:
             unreadable.append(Unreadable(raw.entry_id.decode(), str(error)))
-        else:
-            entries.append(entry)
     return Delivery(entries, unreadable, deleted)

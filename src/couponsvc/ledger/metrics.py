@@ -3,23 +3,29 @@
 from typing import Final
 
 from couponsvc.support import metrics
+from couponsvc.support.tally import Tally
+from couponsvc.values.outcome import Verdict
 
 GRANTS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000)
 """Up to limits.DRAIN_GRANTS_MAX_COUNT."""
 
-commits: Final = metrics.counter(
-    "couponsvc_ledger_commits", "Transactions by path; slow: something had to be ruled on.", ("path",)
+commits: Final[Tally[str]] = Tally(
+    metrics.counter(
+        "couponsvc_ledger_commits", "Transactions by path; slow: something had to be ruled on.", ("path",)
+    ),
+    metrics.histogram("couponsvc_ledger_commit_seconds", "Time from a batch of grants to its known commit."),
+    label_of=str,
 )
-commit_seconds: Final = metrics.histogram(
-    "couponsvc_ledger_commit_seconds", "Time from a batch of grants to its known commit."
-)
-grants_per_commit: Final = metrics.histogram(
-    "couponsvc_ledger_grants_per_commit", "Grants merged into one transaction.", buckets=GRANTS_BUCKETS
+verdicts: Final[Tally[Verdict]] = Tally(
+    metrics.counter("couponsvc_ledger_verdicts", "Grants by verdict.", ("verdict",)),
+    metrics.histogram(
+        "couponsvc_ledger_grants_per_commit", "Grants merged into one transaction.", buckets=GRANTS_BUCKETS
+    ),
+    label_of=lambda verdict: verdict.name.lower(),
 )
 races_lost: Final = metrics.counter(
     "couponsvc_ledger_races_lost", "Slow transactions repeated because another one took a number."
 )
-verdicts: Final = metrics.counter("couponsvc_ledger_verdicts", "Grants by verdict.", ("verdict",))
 pending_age_seconds: Final = metrics.gauge(
     "couponsvc_ledger_pending_age_seconds", "Age of the oldest grant of the last batch.", of_all="livemax"
 )

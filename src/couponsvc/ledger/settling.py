@@ -78,7 +78,8 @@ class _Bench:
             if verdict is Verdict.HELD and standing and standing.ordinal == grant.ordinal:
                 mended.append(position)
             confirmations.append(_confirmation(grant, verdict, standing))
-        return Answers(confirmations, frozenset(mended))
+        committed = all(row[1] == Verdict.COMMITTED for row in confirmations)
+        return Answers(confirmations, frozenset(mended), all_committed=committed)
 
     def _codes(self, group: Group) -> tuple[int, list[str]]:
         """Codes for as many vouchers as the group may get, and the number of the first."""

@@ -4,6 +4,7 @@ Pending: `<out_request_no>`. Committed: `<out_request_no> <seq> <issued_ms> <cod
 A space separates, because no out_request_no may contain one.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -41,3 +42,19 @@ def read_note(text: str) -> Note:
 def holder_field(ordinal: int, holder: str) -> str:
     """Field of a holders hash: the `ordinal`-th voucher of this person, counted from 1."""
     return f"{ordinal}:{holder}"
+
+
+def committed_pairs(
+    holders: Iterable[tuple[int, str]], written: Iterable[tuple[str, int, int, str]]
+) -> list[str]:
+    """`[field, note, …]` of committed grants, as `holder_field` and `write_note` say, many at once.
+
+    Args:
+        holders: `(ordinal, holder)` of each.
+        written: `(out_request_no, seq, issued_ms, code)` of each, same order.
+    """
+    fields = [f"{ordinal}:{holder}" for ordinal, holder in holders]
+    pairs = fields + fields
+    pairs[::2] = fields
+    pairs[1::2] = [f"{number} {seq} {issued_ms} {code}" for number, seq, issued_ms, code in written]
+    return pairs
