@@ -6,6 +6,7 @@ LOAD_PARTNER_SECRET, or LOAD_PARTNER_TOKEN) or from a credentials file as `coupo
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Judge, print the verdict, write `verdict.json` and `report.html` into the run directory."""
+    gc.disable()  # a million tracks without a cycle among them would be walked over and over
     try:
         verdict = asyncio.run(_judge(given))
     except (NotRecords, ScenarioError, AccessError, Refused) as error:

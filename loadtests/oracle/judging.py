@@ -7,7 +7,7 @@ records once the ledger has been read, one gathers the records that prove what w
 import contextlib
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from time import monotonic, time
 from typing import Final
@@ -29,7 +29,7 @@ from loadtests.oracle.verdict import Finding, Promise, Verdict
 from loadtests.records import Answered, NotRecords
 from loadtests.scenario import Budgets
 
-__all__ = ["Patience", "judge", "rules"]
+__all__ = ["Patience", "apply_rules", "judge", "rules"]
 
 _ORDER: Final = list(Promise)
 _KIB: Final = 1024
@@ -58,11 +58,7 @@ async def judge(
         raise NotRecords(f"{run.directory}: not one answer was recorded")
     evidence.complete = evidence.complete and not run.torn
     audit = await _ask_and_read(run, deployment, evidence, twice, patience)
-    prepare(evidence)
-    judging = RecordJudging(evidence)
-    for record in _everything(run):
-        judging.judge(record)
-    tallies = [*judge_sweeps(evidence), *judging.tallies, *audit.tallies, twice.tally]
+    tallies = [*apply_rules(evidence, _everything(run)), *audit.tallies, twice.tally]
     return Verdict(
         scenario=run.facts.scenario,
         host=run.facts.host,
@@ -82,6 +78,15 @@ async def judge(
         took_s=monotonic() - began,
         peak_memory_bytes=_peak_memory_bytes(),
     )
+
+
+def apply_rules(evidence: Evidence, everything: Iterable[Answered]) -> list[Tally]:
+    """Judge what is known: `evidence` with every record observed and every row of the ledger marked."""
+    prepare(evidence)
+    judging = RecordJudging(evidence)
+    for record in everything:
+        judging.judge(record)
+    return [*judge_sweeps(evidence), *judging.tallies]
 
 
 async def _ask_and_read(

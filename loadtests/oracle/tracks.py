@@ -196,8 +196,10 @@ class Book:
 
     def __iter__(self) -> Iterator[tuple[str, Track]]:
         for number, first in self.tracks.items():
-            for track in first.chain():
+            track: Track | None = first
+            while track is not None:
                 yield number, track
+                track = track.other
 
     def _open(self, record: Answered) -> Track:
         number = record.out_request_no
