@@ -16,6 +16,8 @@ PATH: Final = f"/v1/drops/{DROP_ID}/grabs"
 QUANTITY: Final = 100_000_000
 """More than any run takes, where a unit of stock is a number and not a row."""
 VALID_FOR: Final = timedelta(hours=48)
+SCATTER: Final = 0x9E3779B97F4A7C15
+"""Odd, so that no two products of 64 bits are the same (Fibonacci hashing)."""
 CODE_LETTERS: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 CODE_CHARS: Final = 13
 
@@ -87,11 +89,16 @@ EXAMPLE: Final = (
 
 
 def raw_requests(round_no: int, count: int) -> Iterator[bytes]:
-    """Whole HTTP/1.1 requests of a grab, a new person and number in each, as long as ours unsigned."""
+    """Whole HTTP/1.1 requests of a grab, a new person and number in each, as long as ours unsigned.
+
+    Tokens look random, as real ones do: LuaJIT hashes a few bytes of a string only, and would find
+    thousands of bodies that count upwards to be alike.
+    """
     head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: "
     for number in range(count):
+        token = ((round_no << 32) + number) * SCATTER % 2**64
         body = (
-            f'{{"person_token":"p-{round_no:04x}{number:012x}","out_request_no":"20261001-{round_no:03}-{number:08}",'
+            f'{{"person_token":"p-{token:016x}","out_request_no":"20261001-{round_no:03}-{number:08}",'
             '"channel":"app","region":"370200"}'
         )
         yield f"{head}{len(body)}\r\n\r\n{body}".encode()
