@@ -50,8 +50,8 @@ def final_means_all_issued(evidence: Evidence) -> Iterator[Case | None]:
 def nothing_stayed_behind(evidence: Evidence) -> Iterator[Case | None]:
     """A refusal that is not final may meet a unit that comes back, but what can come back is known.
 
-    Only a grant whose number is used otherwise goes back, so at most one unit per such number can
-    have been missed. Drops in trouble, or with stock added in the run, are left out.
+    Only a grant whose number is used otherwise goes back, so at most one unit per such use can have
+    been missed. Drops in trouble, or with stock added in the run, are left out.
     """
     for drop in evidence.drops.values():
         if not drop.refused_persons or drop.disturbed or drop.restocked or drop.figures is None:
