@@ -104,7 +104,7 @@ def open_table(rows: Sequence[RowReport]) -> Table:
     )
     table.add_column("contender", max_width=37)
     table.add_column("lvl")
-    for name in ("arrivals/s", "p50", "p90", "p99", "p99.9", "max", "late sends", "generator µs"):
+    for name in ("arrivals/s", "p50", "p90", "p99", "p99.9", "max", "late sends", "behind", "own µs"):
         table.add_column(name, justify="right")
     for row in rows:
         found = row.open_loop
@@ -117,6 +117,7 @@ def open_table(rows: Sequence[RowReport]) -> Table:
             f"{found.rate_per_s:,.0f}",
             *map(_ms, times),
             late,
+            _ms(found.behind_max_ms),
             f"{found.generator_us:.0f}",
         )
     return table
