@@ -133,7 +133,8 @@ async def in_turn(
                 await service.awake()
                 count = int(guess * (WINDOW_S + RAMP_S) * SPARE)
                 into.append(await closed_round(service, drops, f"round-{number}", count=count))
-            say(describe("", into[-1:]))
+            shares = ", ".join(f"{kind} {us:.0f}" for kind, us in into[-1].cpu_us.items())
+            say(f"{describe('subject' if into is pair.subject else 'baseline', into[-1:])}: {shares}")
         guess = max(r.per_s for r in pair.subject + pair.baseline)
     return pair
 
