@@ -76,6 +76,9 @@ class Entrance:
     def admit(self, drop_id: str, request: Request, send: Send) -> None:
         """Take a grab whose body is complete; `send` gets the answer, now or later."""
         passage = _Passage(self, drop_id, request, self._request_id(request.fields), send)
+        if self.desk.full:  # before its signature is checked: what is refused must be cheap
+            passage.refuse(Refused("overloaded"))
+            return
         try:
             wanted = self._read(drop_id, request)
         except (_DropNotCached, KeyNotCached):

@@ -73,7 +73,7 @@ class Desk:
         Raises:
             Overloaded: too many wait already; `tell` will not be called.
         """
-        if len(self._queue) >= limits.QUEUE_MAX_COUNT or self._room.waiting_count >= limits.WAITING_MAX_COUNT:
+        if self.full:
             raise Overloaded
         self._queue.append(Ticket(drop, grab, tell, confirm=confirm))
         if self._idle:
@@ -94,6 +94,13 @@ class Desk:
 
         self.hand_in(drop, grab, tell, confirm=confirm)
         return future
+
+    @property
+    def full(self) -> bool:
+        """Whether a grab would be refused; to be asked before any work is put into one."""
+        return (
+            len(self._queue) >= limits.QUEUE_MAX_COUNT or self._room.waiting_count >= limits.WAITING_MAX_COUNT
+        )
 
     @property
     def queued_count(self) -> int:
