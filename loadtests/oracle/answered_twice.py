@@ -1,5 +1,6 @@
 """No two numbers are answered with the same voucher: judged from answers alone, without the ledger."""
 
+from collections import defaultdict
 from typing import Final
 
 from loadtests.oracle.rulebook import Case, Tally
@@ -17,7 +18,9 @@ class AnsweredTwice:
     """
 
     def __init__(self) -> None:
-        self._numbers: Final[dict[str | tuple[str, int] | tuple[str, str], str]] = {}
+        self._by_name: Final[dict[str, str]] = {}
+        self._by_seq: Final[defaultdict[str, dict[int, str]]] = defaultdict(dict)
+        self._by_code: Final[defaultdict[str, dict[str, str]]] = defaultdict(dict)
         self.tally: Final = Tally(
             Promise.TOO_MANY, "No two numbers were answered with the same number, name or code of a voucher"
         )
@@ -31,13 +34,12 @@ class AnsweredTwice:
             return  # another rule's concern
         number = record.out_request_no
         drop = record.drop_id
-        case = None
-        for shown, what in (
-            (voucher.voucher_id, voucher.voucher_id),
-            ((drop, voucher.seq), f"seq {voucher.seq:,}"),
-            ((drop, voucher.code), "one code"),
-        ):
-            before = self._numbers.setdefault(shown, number)
-            if before != number and case is None:
-                case = Case(f"{what} was answered to two numbers", (before, number), drop)
+        shown = (
+            (self._by_name.setdefault(voucher.voucher_id, number), voucher.voucher_id),
+            (self._by_seq[drop].setdefault(voucher.seq, number), f"seq {voucher.seq:,}"),
+            (self._by_code[drop].setdefault(voucher.code, number), "one code"),
+        )
+        twice = ((before, what) for before, what in shown if before != number)
+        before, what = next(twice, ("", ""))
+        case = Case(f"{what} was answered to two numbers", (before, number), drop) if what else None
         self.tally.expect(case)

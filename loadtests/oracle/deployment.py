@@ -112,7 +112,7 @@ class Deployment:
             f"/v1/drops/{drop_id}/ledger", params={"after_seq": after_seq, "limit": LEDGER_PAGE_COUNT}
         )
         _check(response, f"the ledger of {drop_id}")
-        return response.content.split(b"\n")[:-1]
+        return [line for line in response.content.split(b"\n") if line]
 
     async def grab(self, drop_id: str, person_token: str, out_request_no: str) -> Answer:
         """Send a grab; `lost` where nothing was answered."""

@@ -1,6 +1,6 @@
 """Reading a drop's ledger: every row is checked as it passes and marked in the index, none is kept."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final
 
 from loadtests.oracle.evidence import DropEvidence, Evidence
@@ -14,9 +14,9 @@ class LedgerAudit:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence: Final = evidence
-        self._codes: Final[dict[tuple[str, str], str]] = {}
+        self._codes: Final[defaultdict[str, dict[str, str]]] = defaultdict(dict)
         self._names: Final[set[str]] = set()
-        self._persons: Final[Counter[tuple[str, str]]] = Counter()
+        self._persons: Final[defaultdict[str, Counter[str]]] = defaultdict(Counter)
         self.gaps: Final = Tally(Promise.TOO_FEW, "Numbers in a drop's ledger are 1, 2, 3 … without a gap")
         self.repeats: Final = Tally(
             Promise.TOO_MANY, "No number, name or code of a voucher stands twice in the ledger"
@@ -58,7 +58,7 @@ class LedgerAudit:
     def _check_number(self, drop: DropEvidence, row: VoucherName) -> None:
         """Names are unique everywhere, codes within a program (they are a permutation by its key)."""
         program = drop.figures.program_id if drop.figures else ""
-        before = self._codes.setdefault((program, row.code), row.out_request_no)
+        before = self._codes[program].setdefault(row.code, row.out_request_no)
         case = None
         if before != row.out_request_no:
             case = Case("one code on two vouchers", (before, row.out_request_no), drop.drop_id)
@@ -72,8 +72,9 @@ class LedgerAudit:
         mine = row.out_request_no in self._evidence.book.tracks
         if not self._evidence.facts.exclusive and not mine:
             return
-        self._persons[drop.drop_id, row.person_token] += 1
-        held, limit = self._persons[drop.drop_id, row.person_token], drop.definition.per_person_limit
+        persons, limit = self._persons[drop.drop_id], drop.definition.per_person_limit
+        persons[row.person_token] += 1
+        held = persons[row.person_token]
         says = f"one person has {held} rows, {limit} allowed"
         numbers = (row.out_request_no,)
         self.limits.expect(Case(says, numbers, drop.drop_id) if held > limit else None)

@@ -19,8 +19,8 @@ _TICKS_COUNT: Final = 4
 _X_TICKS_COUNT: Final = 8
 _MARKS_MAX_COUNT: Final = 12
 """More vertical lines than this hide what they mark."""
-_MARK_APART: Final = 60.0
-"""Units between two marks' labels; a closer one stays without."""
+_CHARACTER: Final = 7.0
+"""Width of a label's character, generously."""
 
 
 class Layer(NamedTuple):
@@ -124,15 +124,15 @@ def _frame(title: str, inner: str, axis: Axis, length_s: float, marks: Sequence[
 
 
 def _marks(marks: Sequence[Mark], length_s: float) -> Iterator[str]:
-    labelled = -_MARK_APART
+    label_end, low = 0.0, False
     for mark in sorted(marks)[:_MARKS_MAX_COUNT]:
         x = _x_of(min(max(mark.at_s, 0.0), length_s), length_s)
         yield f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{HEIGHT - _BOTTOM}"/>'
-        if x - labelled >= _MARK_APART:
-            anchor = "end" if x > WIDTH * 0.8 else "start"
-            says = escape(mark.says)
-            yield f'<text class="marked" x="{x:.1f}" y="{_TOP - 12}" text-anchor="{anchor}">{says}</text>'
-            labelled = x + 6.0 * len(mark.says)
+        low = not low and x < label_end  # the next row, where this label would run into the one before
+        anchor = "end" if x > WIDTH * 0.8 else "start"
+        place = f'x="{x + (4 if low else 0):.1f}" y="{_TOP + 4 if low else _TOP - 12}"'
+        yield f'<text class="marked" {place} text-anchor="{anchor}">{escape(mark.says)}</text>'
+        label_end = max(label_end, x + _CHARACTER * len(mark.says))
 
 
 def _grid_line(y: float, says: str) -> str:

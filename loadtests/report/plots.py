@@ -27,6 +27,8 @@ _KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "abandoned": ("abandoned by the person", "left"),
     "unanswered": ("unanswered", "silent"),
 }
+FEW_COUNT: Final = 4
+"""Drops whose selling out is marked one by one."""
 _OTHERWISE: Final = ("errors", "error")
 
 
@@ -67,11 +69,11 @@ def _marks(verdict: Verdict, facts: RunFacts) -> list[Mark]:
     opens = sorted({(drop.opens_ms - facts.started_ms) / 1000 for drop in facts.drops})
     marks = [Mark(at_s, "opens") for at_s in opens if at_s >= 0]
     gone = [(row.sold_out_ms / 1000, row.drop_id) for row in verdict.drops if row.sold_out_ms is not None]
-    if len(gone) == 1:
-        marks.append(Mark(gone[0][0], "sold out"))
-    elif len(gone) == len(verdict.drops) and gone:
+    if len(gone) <= FEW_COUNT:
+        marks += [Mark(at_s, "sold out") for at_s, _ in gone]
+    elif len(gone) == len(verdict.drops):
         marks.append(Mark(max(gone)[0], "all sold out"))
-    elif gone:
+    else:
         marks.append(Mark(max(gone)[0], f"{len(gone)} of {len(verdict.drops)} sold out"))
     return marks
 
