@@ -61,6 +61,7 @@ CASES: Final = tuple(
         (1, 1, 1),
         (8, 1, 1),
         (8, 6, 1),
+        (1, 48, 1),
         (25, 2, 1),
         (64, 1, 1),
         (64, 2, 8),
@@ -68,6 +69,14 @@ CASES: Final = tuple(
         (500, 2, 1),
     )
 )
+
+
+class Plan(NamedTuple):
+    """What to run: each case so many seconds per side, so many times."""
+
+    cases: Sequence[Case]
+    rounds: int
+    seconds: float
 
 
 def cpu_us(pids: Iterable[int]) -> float:
@@ -199,11 +208,13 @@ class Side:
         self.samples.setdefault(case, []).append([*spent, cuts[49], cuts[98], vouchers / elapsed_s])
 
 
-async def gate_shares(side: Side, drainer_pid: int, redis_pid: int) -> dict[Case, float]:
+async def gate_shares(
+    side: Side, drainer_pid: int, redis_pid: int, cases: Sequence[Case]
+) -> dict[Case, float]:
     """Redis' CPU µs per grant for deciding alone, while the drainer stands still."""
     shares: dict[Case, float] = {}
     os.kill(drainer_pid, signal.SIGSTOP)
-    for case in CASES:
+    for case in cases:
         batches = max(50, min(600, CALIBRATION_GRANTS // case.size))
         before = cpu_us([redis_pid])
         for _ in range(0, batches, case.in_flight):
@@ -214,25 +225,23 @@ async def gate_shares(side: Side, drainer_pid: int, redis_pid: int) -> dict[Case
     return shares
 
 
-async def compare(
-    sides: Sequence[Side], rounds: int, seconds: float, redis_pid: int, postgres_pid: int
-) -> None:
+async def compare(sides: Sequence[Side], plan: Plan, redis_pid: int, postgres_pid: int) -> None:
     """Every case on every side, in turns."""
     async with AsyncExitStack() as stack:
         drainers = [await stack.enter_async_context(side.running()) for side in sides]
-        shares = await gate_shares(sides[-1], drainers[-1], redis_pid)
-        for number in range(rounds):
-            for case in CASES:
+        shares = await gate_shares(sides[-1], drainers[-1], redis_pid, plan.cases)
+        for number in range(plan.rounds):
+            for case in plan.cases:
                 turns = list(zip(sides, drainers, strict=True))
                 for side, drainer in turns if number % 2 else reversed(turns):
-                    await side.measure(case, seconds, [drainer, redis_pid, postgres_pid], shares[case])
+                    await side.measure(case, plan.seconds, [drainer, redis_pid, postgres_pid], shares[case])
 
 
-def print_table(sides: Sequence[Side]) -> None:
+def print_table(sides: Sequence[Side], cases: Sequence[Case]) -> None:
     print(
         "grants x in flight (drops) side        drainer    redis postgres      all   p50 ms   p99 ms grants/s"
     )
-    for case in CASES:
+    for case in cases:
         for side in sides:
             figures = [median(column) for column in zip(*side.samples[case], strict=True)]
             costs = "".join(f"{value:9.1f}" for value in [*figures[:3], sum(figures[:3])])
@@ -242,7 +251,9 @@ def print_table(sides: Sequence[Side]) -> None:
 
 
 def checkout(revision: str, directory: Path) -> Path:
-    """The service's sources as of a git revision."""
+    """The service's sources as of a git revision; a directory that has them is taken as it is."""
+    if Path(revision).is_dir():
+        return Path(revision).resolve()
     git = shutil.which("git") or "git"
     packed = subprocess.run([git, "archive", revision, "src", "migrations"], check=True, capture_output=True)
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
@@ -250,7 +261,7 @@ def checkout(revision: str, directory: Path) -> Path:
     return directory
 
 
-async def main(against: Sequence[str], rounds: int, seconds: float) -> None:
+async def main(against: Sequence[str], plan: Plan) -> None:
     with (
         short_directory() as redis_dir,
         short_directory() as postgres_dir,
@@ -258,9 +269,10 @@ async def main(against: Sequence[str], rounds: int, seconds: float) -> None:
     ):
         sources = [("this", Path(__file__).parent.parent)]
         for revision in against:
-            target = Path(other, revision)
+            name = Path(revision).name[:9]
+            target = Path(other, name)
             target.mkdir()
-            sources.insert(0, (revision[:9], checkout(revision, target)))
+            sources.insert(0, (name, checkout(revision, target)))
         redis_server, postgres_server = RedisServer(redis_dir), PostgresServer(postgres_dir)
         master_key = base64.b64encode(bytes(32)).decode()
         sides = []
@@ -276,17 +288,21 @@ async def main(against: Sequence[str], rounds: int, seconds: float) -> None:
         assert redis_pid
         assert postgres_pid
         try:
-            await compare(sides, rounds, seconds, redis_pid, postgres_pid)
+            await compare(sides, plan, redis_pid, postgres_pid)
         finally:
             redis_server.kill()
             postgres_server.engine.stop()
-        print_table(sides)
+        print_table(sides, plan.cases)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--against", nargs="*", default=[], help="git revisions to compare with")
+    parser.add_argument("--against", nargs="*", default=[], help="git revisions or checkouts to compare with")
+    parser.add_argument(
+        "--cases", type=int, nargs="*", help="rows of the table, from 1; all if none is named"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6, help="per case, side and round")
     options = parser.parse_args()
-    uvloop.run(main(options.against, options.rounds, options.seconds))
+    chosen = CASES if options.cases is None else [CASES[place - 1] for place in options.cases]
+    uvloop.run(main(options.against, Plan(chosen, options.rounds, options.seconds)))

@@ -60,7 +60,7 @@ PER_PERSON_LIMIT_MAX: Final = 16
 """Vouchers of one drop per person; the gate reads so many fields per grab."""
 
 # --- ledger -------------------------------------------------------------------------------------
-DRAIN_READ_COUNT: Final = 16
+DRAIN_READ_COUNT: Final = 64
 """Stream entries per read; while reads come back full, more are merged, up to DRAIN_GRANTS_MAX_COUNT."""
 DRAIN_GRANTS_MAX_COUNT: Final = 4_000
 """Grants per transaction: about 30 ms of row lock."""

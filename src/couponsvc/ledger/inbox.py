@@ -21,6 +21,12 @@ LOOK_FOR_DEAD_SHARE: Final = 0.5
 GRANT_BYTES: Final = 60
 """A packed grant with usual tokens and numbers."""
 LIST_END: Final = "0-0"
+GATHER_BELOW_SHARE: Final = 1 / 3
+"""A read that brings less than this share of the last one asks once more before the commit.
+
+Grabs come in waves: whoever was confirmed together comes again together, the first a moment before
+the others, and would be committed alone. One exchange with Redis is that moment. A lonely grab
+follows another one of its size and never waits."""
 
 
 class Unreadable(NamedTuple):
@@ -52,6 +58,8 @@ class Inbox:
         self._own_after: str | None = None
         self._cursor = LIST_END
         self._look_at_s = now_s()
+        self._last_count = 0
+        """Grants that the last read of new entries brought, about."""
 
     def recover(self) -> None:
         """After a failure: make sure of the group, and read the own list before anything new."""
@@ -88,9 +96,17 @@ class Inbox:
             if left_lying:
                 return left_lying
         entries = fresh = await self._stream.read_new(count, block_ms)
-        while len(fresh) == count and _grants_about(entries) < limits.DRAIN_GRANTS_MAX_COUNT:
+        grants = _grants_about(entries)
+        if entries and grants < self._last_count * GATHER_BELOW_SHARE:
             fresh = await self._stream.read_new(count, None)
             entries += fresh
+            grants = _grants_about(entries)
+        while len(fresh) == count and grants < limits.DRAIN_GRANTS_MAX_COUNT:
+            fresh = await self._stream.read_new(count, None)
+            entries += fresh
+            grants = _grants_about(entries)
+        if entries:
+            self._last_count = grants
         return entries
 
     async def _take_over(self, count: int) -> list[RawEntry]:
