@@ -132,7 +132,10 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool = True
     """Nobody but this run grabbed from these drops meanwhile, and numbers are new with every run."""
     complete: bool = True
-    """Every worker's records arrived. False takes back every judgement that rests on absence."""
+    """Every request that was sent has a record, and every worker's arrived.
+
+    False takes back every judgement that rests on absence.
+    """
     options: Mapping[str, str] = {}
     """What was asked for: arrival, users, workers, seed …; shown in the report."""
     versions: Mapping[str, str] = {}

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from typing import Final
 
 from loadtests.oracle.evidence import DropEvidence, Evidence
-from loadtests.oracle.rulebook import Case, Tally
+from loadtests.oracle.rulebook import MISSING, OTHERS, Case, Tally
 from loadtests.oracle.tracks import Seen, VoucherName, read_voucher, row_digest
 from loadtests.oracle.verdict import Promise
 
@@ -102,9 +102,9 @@ class LedgerAudit:
         if row.seq <= drop.definition.issued_before:
             return
         if not self._evidence.facts.exclusive:
-            self.asked.excused["others grabbed from these drops during the run"] += 1
+            self.asked.excused[OTHERS] += 1
         elif not self._evidence.complete:
-            self.asked.excused["records of the run are missing"] += 1
+            self.asked.excused[MISSING] += 1
         else:
             says = f"row {row.seq:,} has a number that was never asked for"
             self.asked.expect(Case(says, (row.out_request_no,), drop.drop_id))

@@ -48,6 +48,9 @@ class SweepRule(NamedTuple):
     sweep: Sweep
 
 
+MISSING: Final = "records of the run are missing"
+OTHERS: Final = "others grabbed from these drops during the run"
+
 RECORD_RULES: Final[list[RecordRule]] = []
 SWEEP_RULES: Final[list[SweepRule]] = []
 
@@ -191,12 +194,12 @@ def redefined(_evidence: Evidence, drop: DropEvidence) -> str:
 
 def incomplete(evidence: Evidence, _drop: DropEvidence) -> str:
     """Where records are missing, a request may have been made that nobody knows of."""
-    return "" if evidence.complete else "records of the run are missing"
+    return "" if evidence.complete else MISSING
 
 
 def shared(evidence: Evidence, _drop: DropEvidence) -> str:
     """Others grabbed too: what they asked is not recorded."""
-    return "" if evidence.facts.exclusive else "others grabbed from these drops during the run"
+    return "" if evidence.facts.exclusive else OTHERS
 
 
 def issued_before(_evidence: Evidence, drop: DropEvidence) -> str:

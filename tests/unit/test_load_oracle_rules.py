@@ -51,6 +51,8 @@ class World:
     exclusive: bool = True
     complete: bool = True
     issued_before: int = 0
+    issued_since: int = 0
+    """After the ledger was read."""
 
     def asked(
         self,
@@ -144,7 +146,7 @@ class World:
             state=self.state,
             available=self.available,
             pending=self.pending,
-            issued=len(self.rows),
+            issued=len(self.rows) + self.issued_since,
         )
         return [*apply_rules(evidence, self.records), *audit.tallies]
 
@@ -233,6 +235,12 @@ def stood_before() -> World:
 def shared() -> World:
     world = good()
     world.rows, world.quantity, world.exclusive = [*world.rows, voucher(3, "yan", "y-1")], 3, False
+    return world
+
+
+def unseen_first_attempt() -> World:
+    world = late_grant("sold_out").asked("dan", "n-5", 8, 409, "sold_out", retryable=True)
+    world.rows, world.complete, world.available = [ANNS, voucher(2, "yan", "y-1")], False, 0
     return world
 
 
@@ -425,6 +433,10 @@ RIGHT: dict[str, Callable[[], World]] = {
         .asked("bob", "n-2", 2, 201, shows=BOBS)
         .asked("cid", "n-3", 5, 409, "sold_out", retryable=True)
     ),
+    "others were issued vouchers after the ledger was read": lambda: World(
+        rows=[ANNS], state="open", issued_since=1, exclusive=False
+    ).asked("ann", "n-1", 1, 201, shows=ANNS),
+    "where records are missing, a first attempt may be among them": unseen_first_attempt,
     "a grant from before the end was confirmed after it": lambda: (
         World(rows=[ANNS], state="ended", available=1)
         .asked("ann", "n-1", 59_990, 202)

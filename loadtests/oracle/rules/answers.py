@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from loadtests.oracle.evidence import DropEvidence, Evidence
 from loadtests.oracle.rulebook import (
+    MISSING,
     Case,
     Excused,
     disturbed,
@@ -164,7 +165,8 @@ def refusals_leave_nothing(evidence: Evidence) -> Iterator[Case | None]:
     A request without answer, a 202 or a server error may hide a grant: such numbers are left out.
     What the oracle was told later does not count, since it was asked because of the row.
     """
-    _need(evidence, records=True, alone=False)
+    if not evidence.complete:
+        raise Excused(MISSING)
     for number, track in evidence.book:
         seen = track.seen
         told = track.voucher_ms < NEVER_MS or seen & (Seen.UNCERTAIN | Seen.MANY_WORKERS)
@@ -222,10 +224,3 @@ def limit_has_a_reason(evidence: Evidence, drop: DropEvidence, track: Track, rec
 def drop_is_known(_evidence: Evidence, _drop: DropEvidence, _track: Track, record: Answered) -> str | None:
     """Every drop of the run was defined, and answered with its figures, before the first grab."""
     return "404 unknown_drop for a drop that was defined before the run" if record.action == GRAB else None
-
-
-def _need(evidence: Evidence, *, records: bool, alone: bool) -> None:
-    if records and not evidence.complete:
-        raise Excused("records of the run are missing")
-    if alone and not evidence.facts.exclusive:
-        raise Excused("others grabbed from these drops during the run")

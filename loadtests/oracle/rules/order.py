@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 
 from loadtests.oracle.evidence import REBUILDING, SOLD_OUT, DropEvidence, Evidence
-from loadtests.oracle.rulebook import Case, disturbed, record_rule, shared, sweep_rule
+from loadtests.oracle.rulebook import (
+    MISSING,
+    OTHERS,
+    Case,
+    Excused,
+    disturbed,
+    incomplete,
+    record_rule,
+    shared,
+    sweep_rule,
+)
 from loadtests.oracle.tracks import Seen, Track
 from loadtests.oracle.verdict import Promise
 from loadtests.records import GRAB, ORACLE, Answered
@@ -14,7 +24,7 @@ from loadtests.records import GRAB, ORACLE, Answered
     Promise.TOO_FEW,
     "Sold out is said only once enough requests had come to hold every unit",
     SOLD_OUT,
-    excuses=(disturbed, shared),
+    excuses=(disturbed, shared, incomplete),
 )
 def sold_out_only_when_taken(
     _evidence: Evidence, drop: DropEvidence, _track: Track, record: Answered
@@ -53,6 +63,8 @@ def nothing_stayed_behind(evidence: Evidence) -> Iterator[Case | None]:
     Only a grant whose number is used otherwise goes back, so at most one unit per such use can have
     been missed. Drops in trouble, or with stock added in the run, are left out.
     """
+    if not (evidence.complete and evidence.facts.exclusive):
+        raise Excused(OTHERS if evidence.complete else MISSING)
     for drop in evidence.drops.values():
         if not drop.refused_persons or drop.disturbed or drop.restocked or drop.figures is None:
             continue
@@ -62,7 +74,13 @@ def nothing_stayed_behind(evidence: Evidence) -> Iterator[Case | None]:
 
 
 # --- no wrong refusal ---------------------------------------------------------------------------
-@record_rule(Promise.IN_ORDER, "Nobody is granted anew after a drop was called sold out for good", 200, 201)
+@record_rule(
+    Promise.IN_ORDER,
+    "Nobody is granted anew after a drop was called sold out for good",
+    200,
+    201,
+    excuses=(incomplete,),
+)
 def nothing_after_sold_out(
     evidence: Evidence, drop: DropEvidence, track: Track, record: Answered
 ) -> Case | None:
@@ -80,7 +98,13 @@ def nothing_after_sold_out(
     return Case("granted after the drop had been called sold out for good", numbers, drop.drop_id)
 
 
-@record_rule(Promise.IN_ORDER, "Nobody is granted anew after a drop was called ended", 200, 201)
+@record_rule(
+    Promise.IN_ORDER,
+    "Nobody is granted anew after a drop was called ended",
+    200,
+    201,
+    excuses=(incomplete,),
+)
 def nothing_after_ended(
     evidence: Evidence, drop: DropEvidence, track: Track, record: Answered
 ) -> Case | None:
