@@ -23,7 +23,7 @@ async def line_to(
     try:
         yield line
     finally:
-        await line.close()
+        line.close()
 
 
 async def test_replies_come_in_the_order_of_the_commands(redis: Redis, redis_url: str) -> None:
