@@ -49,8 +49,8 @@ test-faults: $(DEV_READY) ## pass the tests that kill and pause real processes
 
 lint: $(DEV_READY) ## check style and formatting of Python
 	@echo "== ruff"
-	@$(BIN)/ruff check src tests bench
-	@$(BIN)/ruff format --check src tests bench
+	@$(BIN)/ruff check src tests bench loadtests
+	@$(BIN)/ruff format --check src tests bench loadtests
 
 types: $(DEV_READY) ## check types, strictly
 	@echo "== mypy"
@@ -67,6 +67,8 @@ check-lua: ## lint the Lua scripts, where luacheck or luac is installed
 	if command -v luacheck >/dev/null; then \
 	  luacheck --quiet --no-color --std lua51 --max-line-length 120 \
 	    --read-globals redis cmsgpack KEYS ARGV -- $$scripts; \
+	  luacheck --quiet --no-color --std luajit --max-line-length 120 --globals init request setup done \
+	    sent_count at_open at_end open_s end_s ran_out cpu_at_s -- bench/closed_loop.lua; \
 	elif compiler=$$(command -v luac5.1 || command -v luac); then "$$compiler" -p $$scripts; \
 	else echo "not linted: luacheck is not installed (apt-get install lua-check)"; fi
 
