@@ -24,8 +24,8 @@ EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
 LOOPBACK: Final = "127.0.0.1"
 LOCUSTFILE: Final = Path(__file__).resolve().parents[1] / "locustfile.py"
-STOP_PATIENCE_S: Final = 90.0
-"""Locust ends by itself within the length of a scenario; after a signal, within this."""
+STOP_PATIENCE_S: Final = 30.0
+"""Locust gives its workers a few seconds; then SIGKILL."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Start what is needed, run locust, stop everything; the exit code is the verdict's."""
     previous = signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is stopped
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also for locust, if a shell ignored it for us
     try:
         with contextlib.ExitStack() as closing:
             host: str = given.host
@@ -66,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
     except LocalFailed as error:
         return _fail(str(error), EXIT_UNREACHABLE)
     except KeyboardInterrupt:
-        return _fail("interrupted; everything is stopped, records are kept", EXIT_INTERRUPTED)
+        return _fail("interrupted; everything is stopped, nothing was judged", EXIT_INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -113,17 +114,22 @@ def _persons_count(given: argparse.Namespace) -> int:
 
 
 def _locust(command: list[str]) -> int:
-    """Run it to its end; on Ctrl-C it ends in its own order, being in our process group."""
-    process = subprocess.Popen(command, env=os.environ)  # noqa: S603 - our own interpreter and file
+    """Run it to its end; when we are interrupted, it closes its books and ends its workers first.
+
+    In a session of its own: Ctrl-C would reach master and workers at once, in no order.
+    """
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+        command, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
+        process.send_signal(signal.SIGINT)  # on SIGTERM a headless locust would die without a word
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers of a master that had no time for them
+        process.wait()
         raise
 
 

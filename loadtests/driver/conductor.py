@@ -18,7 +18,7 @@ import locust
 import msgspec
 from locust.env import Environment
 from locust.rpc.protocol import Message
-from locust.runners import MasterRunner
+from locust.runners import STATE_MISSING, MasterRunner
 
 from couponsvc.client import ApiRefused, Unreachable
 from loadtests.clock import RunClock
@@ -58,20 +58,27 @@ class Conductor:
         self.options: Final = options
         self._clock: Final = RunClock()
         self._accounts: Final[dict[str, Account]] = {}
-        self._orders: list[Orders] = []
+        self._orders: Final[dict[str, str | None]] = {}
+        """Workers of this run: its name in records -> its id in locust."""
         self._beside: list[Any] = []
         self._stage: Stage | None = None
         self._directory: Path | None = None
         self._receiver: Receiver | None = None
         self._facts: RunFacts | None = None
         self._failed = False
+        self._over = False
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to be waited for."""
+    def check_over(self) -> bool:
+        """Whether nothing is left to be waited for; remembered, since an interruption is no end."""
+        self._over = self._over or self._nothing_left()
+        return self._over
+
+    def _nothing_left(self) -> bool:
         if self._failed or not self._orders:
             return self._failed
-        if len(self._accounts) == len(self._orders):
+        if all(
+            worker in self._accounts or self._lost(client_id) for worker, client_id in self._orders.items()
+        ):
             return True
         overdue_s = self._clock.now_s() - self.options.scenario.lasts_s
         return overdue_s > GATHER_PATIENCE_S
@@ -81,6 +88,14 @@ class Conductor:
         """Workers that stand ready; one where locust runs in a single process."""
         runner = self._environment.runner
         return max(1, len(runner.clients.ready)) if isinstance(runner, MasterRunner) else 1
+
+    def _lost(self, client_id: str | None) -> bool:
+        """Whether a worker is gone: killed, or out of reach for longer than locust waits."""
+        runner = self._environment.runner
+        if client_id is None or not isinstance(runner, MasterRunner):
+            return False
+        node = runner.clients.get(client_id)
+        return node is None or node.state == STATE_MISSING
 
     # --- the run ------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -103,7 +118,8 @@ class Conductor:
         if not host:
             raise NotReady("say where the deployment is: --host https://…")
         options, run = self.options, new_run()
-        self._orders, self._failed = [], False
+        self._failed = self._over = False
+        self._orders.clear()
         self._accounts.clear()
         plan = options.plan or define(options, host, run, self.workers_count, self._clock)
         self._clock.aim(plan.opens_ms, 0.0)
@@ -146,7 +162,7 @@ class Conductor:
                 workers_count=len(client_ids),
                 host=host,
             )
-            self._orders.append(orders)
+            self._orders[orders.worker] = client_id
             runner.send_message(ORDERS, msgspec.msgpack.encode(orders), client_id)
 
     # --- messages from workers ----------------------------------------------------------------
@@ -173,7 +189,6 @@ class Conductor:
             greenlet.kill()
         if self._stage is None or self._receiver is None or self._facts is None or self._directory is None:
             return
-        finished = self.finished
         self._receiver.close()
         self._stage.close()
         facts = self._closed_facts(self._facts, self._stage)
@@ -185,9 +200,9 @@ class Conductor:
             _log.error(
                 "records are incomplete in %s; nothing that rests on absence can be judged", self._directory
             )
-        if not finished:
+        if not self._over:
             self._environment.process_exit_code = EXIT_INTERRUPTED
-        if not (self.options.judged and finished):
+        if not (self.options.judged and self._over):
             _say(f"not judged; later: python -m loadtests judge {self._directory}")
             return
         code = self._judge(self._directory)

@@ -1,7 +1,7 @@
 """A lane: one connection of the partner, sending what is due. Locust calls it a user.
 
 It sends over a connection of its own, or, where LOAD_CLIENT is `session`, through locust's session:
-dearer by 200 µs per request, but it knows proxies, and whoever doubts the one can try the other.
+dearer by 200 µs per request or more, for whoever doubts the one and wants to try the other.
 Locust's statistics count both; refusals that the contract allows are no failures there.
 """
 
@@ -88,8 +88,9 @@ class Lane(FastHttpUser):
             if timer is not None:
                 timer.close()
         answered_ms = wall_ms()
-        if hung_up:
+        if hung_up:  # in the middle of an exchange; neither connection can be used again
             self.wire.close()
+            self.client.client.clientpool.close()
             self._count(request, f"{name}, hung up", answered_ms - sent_ms, None, None)
             return Reply(sent_ms, answered_ms, code=ABANDONED)
         if answer is None:

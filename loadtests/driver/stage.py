@@ -22,8 +22,8 @@ LEAD_S: Final = 6.0
 """From the last definition to the first person: time for the workers to read the clock, with room."""
 GATHER_S: Final = 0.000_2
 """Per person that a worker plays, on a busy machine."""
-DEFINE_ROOM: Final = 2.5
-"""How much longer than the first definitions the others may take."""
+DEFINE_ROOM: Final = 2.0
+"""How much longer than the first definition of a drop the others may take."""
 WATCH_EVERY_S: Final = 0.5
 WATCHED_AT_ONCE_COUNT: Final = 12
 """Reads per round: a city of 200 drops is watched in turns, or watching would be a load of its own."""
@@ -46,10 +46,10 @@ def define(options: Options, host: str, run: str, workers_count: int, clock: Run
     scenario, access = options.scenario, options.access
     ready_s = LEAD_S + first_before_s(scenario) + GATHER_S * options.persons_count / workers_count
     with ApiClient(host, access.operator_token) as api, SignedCalls(host, access.key) as calls:
-        began_s = time.perf_counter()
         prepare.define_program(api)
+        began_s = time.perf_counter()
         clock_drop_id = prepare.define_clock_drop(api, run, access.partner_id, clock.wall_ms())
-        each_s = (time.perf_counter() - began_s) / 3
+        each_s = time.perf_counter() - began_s
         offset = measure(calls.exchanges(clock_drop_id, f"{run}-m", clock))
         definitions_count = len(scenario.drops) + sum(drop.count for drop in scenario.drops)
         lead_s = ready_s + DEFINE_ROOM * each_s * definitions_count

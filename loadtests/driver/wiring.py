@@ -42,7 +42,7 @@ class Opening(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """How many lanes there should be; None: the run is over."""
         conductor = type(self).conductor
-        if conductor is None or conductor.finished:
+        if conductor is None or conductor.check_over():
             return None
         if self._lanes is None:
             workers = conductor.workers_count
