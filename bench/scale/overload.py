@@ -72,17 +72,21 @@ def _judge(
     growth, kind = _growth(samples)
     facts = _describe(result, saturation)
     unproven = "" if refused else NOTHING_REFUSED
+    p99_ms = refused.p99_ms if refused else result.latency.p99_ms
+    whose = "" if refused else "value is p99 of all answers; "
+    grown = f"in the second half, most by {kind}, beyond {HOLDER_MAX_BYTES} bytes per voucher held"
     return [
         TargetResult(
-            NAME + "confirmed : saturation", per_s / saturation, TARGET, at_least=True, unit="", detail=unproven + facts
+            NAME + "confirmed : saturation", per_s / saturation, TARGET,
+            at_least=True, unit="", detail=unproven + facts,
         ),
         TargetResult(
-            NAME + "p99 of refusals", refused.p99_ms if refused else result.latency.p99_ms, REFUSED_TARGET_MS,
-            at_least=False, unit="ms", detail=told if refused else f"{unproven}value is p99 of all answers; {told}",
+            NAME + "p99 of refusals", p99_ms, REFUSED_TARGET_MS,
+            at_least=False, unit="ms", detail=unproven + whose + told,
         ),
         TargetResult(
-            NAME + "growth of memory", growth, GROWTH_TARGET_SHARE, at_least=False, unit="",
-            detail=f"{unproven}in the second half, most by {kind}, beyond {HOLDER_MAX_BYTES} bytes per voucher held",
+            NAME + "growth of memory", growth, GROWTH_TARGET_SHARE,
+            at_least=False, unit="", detail=unproven + grown,
         ),
     ]  # fmt: skip
 
