@@ -194,7 +194,7 @@ class Conductor:
         facts = self._closed_facts(self._facts, self._stage)
         write_facts(self._directory, facts)
         for name, account in sorted(self._accounts.items()):
-            _say(f"  {name}: {tell(account)}")
+            _say(f"  {name}: {account.tell()}")
         self._facts = None  # a second call finds nothing to do
         if not facts.complete:
             _log.error(
@@ -224,7 +224,7 @@ class Conductor:
                 "seed": str(self.options.seed),
                 "workers": str(len(self._orders)),
                 "lanes per worker": str(scenario.lanes),
-                **{name: tell(account) for name, account in sorted(accounts.items())},
+                **{name: account.tell() for name, account in sorted(accounts.items())},
             },
             versions={
                 "python": platform.python_version(),
@@ -250,14 +250,3 @@ class Conductor:
 
 def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - what the operator watches, whatever the log level
-
-
-def tell(account: Account) -> str:
-    """One line about how a worker did: whether the generator kept up with its own schedule."""
-    requests = max(account.records_count, 1)
-    return (
-        f"{account.records_count:,} requests, {account.cpu_s:.1f} s of CPU "
-        f"({account.cpu_s / requests * 1e6:.0f} µs each), {account.late_count / requests:.0%} sent late "
-        f"(at most by {account.late_max_s:.2f} s), {account.sent_home_count:,} persons sent home at the end, "
-        f"crowd ready {-account.ready_s:.1f} s before the opening"
-    )

@@ -65,6 +65,17 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     ready_s: float
     """When its crowd stood ready, in run seconds: should be before the first of them comes."""
 
+    def tell(self) -> str:
+        """One line about how the worker did: whether the generator kept up with its own schedule."""
+        requests = max(self.records_count, 1)
+        return (
+            f"{self.records_count:,} requests, "
+            f"{self.cpu_s:.1f} s of CPU ({self.cpu_s / requests * 1e6:.0f} µs each), "
+            f"{self.late_count / requests:.0%} sent late (at most by {self.late_max_s:.2f} s), "
+            f"{self.sent_home_count:,} persons sent home at the end, "
+            f"crowd ready {-self.ready_s:.1f} s before the opening"
+        )
+
 
 class Crew:
     """Plays one worker's part; `play` returns when everybody has gone home.
