@@ -29,9 +29,11 @@ DEFINITIONS_PAGE_MAX_COUNT: Final = 500
 # --- batching -----------------------------------------------------------------------------------
 BATCH_MAX_COUNT: Final = 512
 """Grabs per gate call: one script of this size runs about 1 ms, so nobody waits long behind it."""
+BATCHES_IN_FLIGHT_MAX_COUNT: Final = 8
+"""Full batches on their way to the gate at once: about 10 ms of its work."""
 BATCH_DROPS_MAX_COUNT: Final = 128
 """Drops per gate call: two keys each, read in one step."""
-QUEUE_MAX_COUNT: Final = 20_000
+QUEUE_MAX_COUNT: Final = 8_192
 """Grabs waiting for a decision in one process: about one second of work; beyond it 503 at once."""
 WAITING_MAX_COUNT: Final = 40_000
 """Grants waiting for their commit in one process; bounds memory while Postgres is away."""

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from couponsvc.gate.connection import Blessing, GateClosed, GateConnection, ReplyLost
-from couponsvc.gate.grabbing import grab_command
+from couponsvc.gate.grabbing import Decision, grab_command
 from couponsvc.support.redis_client import open_redis
 from couponsvc.values import keys, wire
 from couponsvc.values.grab import Grab
@@ -50,11 +50,21 @@ def one_grab(number: str = "n1") -> tuple[list[str], list[bytes | int]]:
     return grab_command(0, wire.encode_origin("o", 1), [(7, 3)], [wire.grab_row(1, grab)], 100)
 
 
+async def decision(gate: GateConnection, key_names: list[str], arguments: list[bytes | int]) -> Decision:
+    """What the gate decided; raises GateClosed or ReplyLost."""
+    told: asyncio.Future[Decision | GateClosed | ReplyLost] = asyncio.get_running_loop().create_future()
+    gate.decide(key_names, arguments, told.set_result)
+    answer = await told
+    if not isinstance(answer, Decision):
+        raise answer
+    return answer
+
+
 async def test_a_blessed_server_decides(redis: Redis, redis_url: str) -> None:
     await Stock().publish(redis)
     async with gate_on(redis_url, [await who_is(redis)]) as gate:
         await until_open(gate)
-        assert (await gate.decide(*one_grab())).codes == b"G"
+        assert (await decision(gate, *one_grab())).codes == b"G"
 
 
 @pytest.mark.parametrize("blessing", [None, Blessing("0" * 40, "0" * 40)])
@@ -65,7 +75,7 @@ async def test_a_server_that_was_not_checked_is_never_asked(
     async with gate_on(redis_url, [blessing]) as gate:
         await asyncio.sleep(0.3)
         with pytest.raises(GateClosed) as closed:
-            await gate.decide(*one_grab())
+            await decision(gate, *one_grab())
     assert closed.value.problem == "rebuilding"
     assert await stock.figures(redis) == (10, 0, 0)
 
@@ -79,12 +89,12 @@ async def test_a_restarted_server_is_noticed_before_it_answers_a_grab(
     await redis.aclose()
     async with gate_on(redis_url, blessed) as gate:
         await until_open(gate)
-        assert (await gate.decide(*one_grab("a"))).codes == b"G"
+        assert (await decision(gate, *one_grab("a"))).codes == b"G"
         redis_server.restart(keep_data=True)
         refused = 0
         for _ in range(50):
             try:
-                decided = await gate.decide(*one_grab("b"))
+                decided = await decision(gate, *one_grab("b"))
                 pytest.fail(f"an unchecked server answered {decided}")
             except (GateClosed, ReplyLost):
                 refused += 1
@@ -102,7 +112,7 @@ async def test_a_moved_blessing_closes_a_connection_that_still_lives(redis: Redi
             while gate.closed_because is None:
                 await asyncio.sleep(0.05)
         with pytest.raises(GateClosed):
-            await gate.decide(*one_grab())
+            await decision(gate, *one_grab())
 
 
 async def test_a_replica_never_decides(redis: Redis, redis_url: str) -> None:
@@ -113,7 +123,7 @@ async def test_a_replica_never_decides(redis: Redis, redis_url: str) -> None:
         async with gate_on(redis_url, blessed) as gate:
             await asyncio.sleep(0.3)
             with pytest.raises(GateClosed):
-                await gate.decide(*one_grab())
+                await decision(gate, *one_grab())
     finally:
         await redis.replicaof("NO", "ONE")
 
@@ -122,9 +132,9 @@ async def test_a_flushed_script_is_sent_again(redis: Redis, redis_url: str) -> N
     await Stock().publish(redis)
     async with gate_on(redis_url, [await who_is(redis)]) as gate:
         await until_open(gate)
-        await gate.decide(*one_grab("a"))
+        await decision(gate, *one_grab("a"))
         await redis.script_flush()
-        assert (await gate.decide(*one_grab("a"))).codes == b"P"
+        assert (await decision(gate, *one_grab("a"))).codes == b"P"
 
 
 async def test_out_of_memory_refuses_and_the_connection_lives_on(redis: Redis, redis_url: str) -> None:
@@ -134,12 +144,12 @@ async def test_out_of_memory_refuses_and_the_connection_lives_on(redis: Redis, r
         await redis.config_set("maxmemory", 1)
         try:
             with pytest.raises(GateClosed) as closed:
-                await gate.decide(*one_grab())
+                await decision(gate, *one_grab())
         finally:
             await redis.config_set("maxmemory", 0)
         assert closed.value.problem == "overloaded"
         assert await stock.figures(redis) == (10, 0, 0)
-        assert (await gate.decide(*one_grab())).codes == b"G"
+        assert (await decision(gate, *one_grab())).codes == b"G"
 
 
 async def test_a_lost_reply_is_said_to_be_lost_and_the_script_ran_once(redis: Redis, redis_url: str) -> None:
@@ -149,11 +159,11 @@ async def test_a_lost_reply_is_said_to_be_lost_and_the_script_ran_once(redis: Re
         await until_open(gate)
         swallow.set()
         with pytest.raises(ReplyLost):
-            await gate.decide(*one_grab())
+            await decision(gate, *one_grab())
         assert await stock.figures(redis) == (9, 1, 1)
         swallow.clear()
         await until_open(gate)
-        assert (await gate.decide(*one_grab())).codes == b"P"
+        assert (await decision(gate, *one_grab())).codes == b"P"
     assert await redis.xlen(keys.grants_key(0)) == 1
 
 

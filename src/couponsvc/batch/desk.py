@@ -1,12 +1,13 @@
 """The desk: takes single grabs, sends them to the gate in batches, and sees each one answered.
 
 While one decision is in flight the next batch collects; it leaves as soon as the gate is free,
-without a timer, so that a lonely grab waits for nobody. A grab whose client went away is not
-cancelled half-way: its decision runs to its end.
+without a timer, so that a lonely grab waits for nobody. A full batch leaves at once, also while
+others are in flight: under a flood the loop may read thousands of requests before it does
+anything else, and the gate must not wait for that. A grab whose client went away is not cancelled
+half-way: its decision runs to its end.
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
@@ -21,7 +22,7 @@ from couponsvc import limits
 from couponsvc.batch import answering, metrics
 from couponsvc.batch.ticket import Tell, Ticket
 from couponsvc.batch.waiting import Flight, LookUp, WaitingRoom
-from couponsvc.gate.connection import GateClosed, ReplyLost
+from couponsvc.gate.connection import GateClosed, ReplyLost, TakeDecision
 from couponsvc.gate.grabbing import OUTCOME_OF, Decision, grab_command
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys, wire
@@ -41,8 +42,8 @@ LOST_FOR_S: Final = 0.5
 class Gate(Protocol):
     """What decides a batch: see `gate.connection.GateConnection.decide`."""
 
-    async def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Decision:
-        """Run one batch; raises GateClosed (nothing decided) or ReplyLost (grants may exist)."""
+    def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int], take: TakeDecision) -> None:
+        """Run one batch; `take` gets the decision, GateClosed (nothing decided) or ReplyLost."""
         ...
 
 
@@ -62,8 +63,9 @@ class Desk:
         self._shard: Final = shard
         self._backlog_max_count: Final = backlog_max_count
         self._queue: Final[deque[Ticket]] = deque()
-        self._arrived: Final = asyncio.Event()
-        self._idle = False
+        self._in_flight_count = 0
+        self._leaving = False
+        """Whether a batch leaves when the loop has read what it is reading."""
         self._batch_numbers: Final = count(1)
         self._room: Final = WaitingRoom(look_up, confirm_wait_ms)
 
@@ -76,9 +78,7 @@ class Desk:
         if self.full:
             raise Overloaded
         self._queue.append(Ticket(drop, grab, tell, confirm=confirm))
-        if self._idle:
-            self._idle = False
-            self._arrived.set()
+        self._dispatch()
 
     def submit(self, drop: Drop, grab: Grab, *, confirm: bool = True) -> asyncio.Future[Answer]:
         """As `hand_in`, with a future that gets the answer; cancelling it cancels no decision.
@@ -113,21 +113,26 @@ class Desk:
         return self._room.waiting_count
 
     async def run(self) -> None:
-        """Decide batches and sweep the waiting room until cancelled; then answer who is left."""
-        sweeping = asyncio.create_task(self._room.run(), name="waiting-room")
+        """Sweep the waiting room until cancelled; then answer who is left."""
         try:
-            while True:
-                if not self._queue:
-                    self._arrived.clear()
-                    self._idle = True
-                    await self._arrived.wait()
-                await self._decide(self._take_batch())
+            await self._room.run()
         finally:
-            sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sweeping
             while self._queue:
                 self._queue.popleft().resolve(_closed("gate_unavailable"))
+
+    def _dispatch(self) -> None:
+        """Send a full batch now, and a smaller one soon where the gate is free."""
+        if len(self._queue) >= limits.BATCH_MAX_COUNT:
+            if self._in_flight_count < limits.BATCHES_IN_FLIGHT_MAX_COUNT:
+                self._send(self._take_batch())
+        elif self._queue and not self._in_flight_count and not self._leaving:
+            self._leaving = True
+            asyncio.get_running_loop().call_soon(self._leave)
+
+    def _leave(self) -> None:
+        self._leaving = False
+        if self._queue and not self._in_flight_count:
+            self._send(self._take_batch())
 
     def _take_batch(self) -> list[Ticket]:
         """Oldest first, at most BATCH_MAX_COUNT grabs of at most BATCH_DROPS_MAX_COUNT drops."""
@@ -145,7 +150,7 @@ class Desk:
             batch.append(queue.popleft())
         return batch
 
-    async def _decide(self, tickets: list[Ticket]) -> None:
+    def _send(self, tickets: list[Ticket]) -> None:
         flight = Flight(next(self._batch_numbers), tickets)
         drops: dict[tuple[int, int], int] = {}
         rows = []
@@ -163,24 +168,29 @@ class Desk:
             self._backlog_max_count,
         )
         self._room.board(flight)
+        self._in_flight_count += 1
         began = perf_counter()
-        try:
-            decision = await self._gate.decide(key_names, arguments)
-        except GateClosed as closed:
+
+        def take(told: Decision | GateClosed | ReplyLost) -> None:
+            self._in_flight_count -= 1
+            if isinstance(told, Decision):
+                metrics.decided(len(tickets), perf_counter() - began)
+            self._read(flight, told)
+            self._dispatch()
+
+        self._gate.decide(key_names, arguments, take)
+
+    def _read(self, flight: Flight, told: Decision | GateClosed | ReplyLost) -> None:
+        if isinstance(told, GateClosed):
             self._room.leave(flight)
-            _resolve_all(tickets, _closed(closed.problem))
-        except ReplyLost:
+            _resolve_all(flight.tickets, _closed(told.problem))
+        elif isinstance(told, ReplyLost):
             self._lose(flight)
-        except BaseException:
-            self._room.leave(flight)
-            _resolve_all(tickets, Answer(AnswerKind.LOST))
-            raise
         else:
-            metrics.decided(len(tickets), perf_counter() - began)
             try:
-                self._apply(flight, decision)
+                self._apply(flight, told)
             except Exception:
-                log.exception("a decision could not be read", codes=len(decision.codes))
+                log.exception("a decision could not be read", codes=len(told.codes))
                 self._lose(flight)
 
     def _lose(self, flight: Flight) -> None:

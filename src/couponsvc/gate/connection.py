@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from couponsvc import limits
 from couponsvc.gate.grabbing import SCRIPT, Decision
 from couponsvc.support.redis_client import make_connection
-from couponsvc.support.resp import LineLost, RespLine, open_line
+from couponsvc.support.resp import LineLost, Reply, RespLine, open_line
 
 log = structlog.get_logger("gate")
 
@@ -64,6 +64,10 @@ class ReplyLost(Exception):
     """The batch was sent and no reply came: every grab in it may or may not have been granted."""
 
 
+TakeDecision = Callable[[Decision | GateClosed | ReplyLost], None]
+"""Gets what became of a batch; neither waits nor raises."""
+
+
 class _Unblessed(RedisError):
     """The server on this connection is not the one that was checked."""
 
@@ -87,34 +91,54 @@ class GateConnection:
         """Why no grab can be decided at present, or None."""
         return None if self._line is not None else self._closed_because[1]
 
-    async def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Decision:
-        """Run `grab_batch` once.
+    def decide(self, keys: Sequence[str], arguments: Sequence[bytes | int], take: TakeDecision) -> None:
+        """Run `grab_batch` once; several may be on their way, and are decided in their order.
 
-        Raises:
-            GateClosed: nothing was decided; no grant exists.
-            ReplyLost: the connection broke after sending; grants may exist.
+        `take` is called once, at once or later, with the decision, with GateClosed (nothing was
+        decided; no grant exists) or with ReplyLost (grants may exist).
         """
+        self._send("EVALSHA", SCRIPT.digest, keys, arguments, take)
+
+    def _send(
+        self,
+        command: str,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[bytes | int],
+        take: TakeDecision,
+    ) -> None:
+        def read(replies: list[Reply] | LineLost) -> None:
+            if isinstance(replies, LineLost):
+                self._drop("gate_unavailable", f"lost the connection to Redis: {replies}")
+                take(ReplyLost(str(replies)))
+                return
+            (reply,) = replies
+            if isinstance(reply, NoScriptError):
+                # Answered before anything ran: sending the source repeats nothing.
+                self._send("EVAL", SCRIPT.source, keys, arguments, take)
+            elif isinstance(reply, ResponseError):
+                take(self._refusal(reply))
+            else:
+                take(Decision(reply[0], reply[1:]))
+
         line = self._line
-        if line is None:
-            raise GateClosed(*self._closed_because)
-        try:
+        if line is not None:
             try:
-                reply = await line.call("EVALSHA", SCRIPT.digest, len(keys), *keys, *arguments)
-            except NoScriptError:  # answered before anything ran: sending the source repeats nothing
-                reply = await line.call("EVAL", SCRIPT.source, len(keys), *keys, *arguments)
-        except OutOfMemoryError as error:
-            raise GateClosed("overloaded", f"Redis is out of memory: {error}") from error
-        except ResponseError as error:
-            self._drop("gate_unavailable", f"Redis refused the batch: {error}")
-            if str(error).startswith(_REFUSED_AS_A_WHOLE):
-                raise GateClosed(*self._closed_because) from error
-            raise ReplyLost(str(error)) from error
-        except BaseException as error:
-            self._drop("gate_unavailable", f"lost the connection to Redis: {error!r}")
-            if isinstance(error, LineLost):
-                raise ReplyLost(str(error)) from error
-            raise
-        return Decision(reply[0], reply[1:])
+                line.send([(command, script, len(keys), *keys, *arguments)], read)
+            except LineLost as lost:
+                self._drop("gate_unavailable", str(lost))
+            else:
+                return
+        take(GateClosed(*self._closed_because))
+
+    def _refusal(self, error: ResponseError) -> GateClosed | ReplyLost:
+        """What an error reply to a batch means."""
+        if isinstance(error, OutOfMemoryError):
+            return GateClosed("overloaded", f"Redis is out of memory: {error}")
+        self._drop("gate_unavailable", f"Redis refused the batch: {error}")
+        if str(error).startswith(_REFUSED_AS_A_WHOLE):
+            return GateClosed(*self._closed_because)
+        return ReplyLost(str(error))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Connect, watch the blessing and connect again, until `stop` is set."""

@@ -31,10 +31,14 @@ class LineLost(ConnectionError):
     """The line broke or a reply did not come in time: what was sent may have been done."""
 
 
+Take = Callable[[list[Reply] | LineLost], None]
+"""Gets the replies to one write, or why there are none; neither waits nor raises."""
+
+
 class _Expected(NamedTuple):
     """The replies to one write."""
 
-    future: "asyncio.Future[list[Reply]]"
+    take: Take
     command_count: int
     replies: list[Reply]
     timer: asyncio.TimerHandle | None
@@ -100,26 +104,50 @@ class RespLine(asyncio.Protocol):
         """Whether a command may be sent."""
         return not self.lost.done()
 
-    def ask(
-        self, *commands: Sequence[Argument], timeout_s: float | None = None
-    ) -> "asyncio.Future[list[Reply]]":
-        """Send commands in one write; the future gets their replies in order, errors as values.
+    def send(
+        self, commands: Sequence[Sequence[Argument]], take: Take, *, timeout_s: float | None = None
+    ) -> None:
+        """Send commands in one write; `take` gets their replies in order, errors as values.
+
+        `take` is called as soon as the last reply is read, in the midst of the loop's reading.
 
         Args:
             commands: Each with its arguments.
+            take: Called once. LineLost: it broke; any of the commands may have been done.
             timeout_s: How long the replies may take in place of the line's own limit.
 
+        Raises:
+            LineLost: it was broken before; nothing was sent and `take` will not be called.
+        """
+        if self.lost.done():
+            raise LineLost("the line to Redis is closed")
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        timer = None if limit_s is None else self._loop.call_later(limit_s, self._overdue)
+        self._expected.append(_Expected(take, len(commands), [], timer))
+        self._transport.write(b"".join([_pack(tuple(command)) for command in commands]))
+
+    def ask(
+        self, *commands: Sequence[Argument], timeout_s: float | None = None
+    ) -> "asyncio.Future[list[Reply]]":
+        """As `send`, with a future that gets the replies.
+
         Raises (the future):
-            LineLost: it broke; any of them may have been done.
+            LineLost: it broke; any of the commands may have been done.
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        if self.lost.done():
-            future.set_exception(LineLost("the line to Redis is closed"))
-            return future
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        timer = None if limit_s is None else self._loop.call_later(limit_s, self._overdue, future)
-        self._expected.append(_Expected(future, len(commands), [], timer))
-        self._transport.write(b"".join([_pack(tuple(command)) for command in commands]))
+
+        def take(replies: list[Reply] | LineLost) -> None:
+            if future.done():
+                return
+            if isinstance(replies, LineLost):
+                future.set_exception(replies)
+            else:
+                future.set_result(replies)
+
+        try:
+            self.send(commands, take, timeout_s=timeout_s)
+        except LineLost as lost:
+            future.set_exception(lost)
         return future
 
     async def call(self, *command: Argument, timeout_s: float | None = None) -> Reply:
@@ -154,18 +182,16 @@ class RespLine(asyncio.Protocol):
             return
         if not self._expected:
             raise LineLost("Redis sent a reply that nobody asked for")
-        future, command_count, replies, timer = self._expected[0]
+        take, command_count, replies, timer = self._expected[0]
         replies.append(reply)
         if len(replies) == command_count:
             self._expected.popleft()
             if timer is not None:
                 timer.cancel()
-            if not future.done():
-                future.set_result(replies)
+            take(replies)
 
-    def _overdue(self, future: "asyncio.Future[list[Reply]]") -> None:
-        if not future.done():
-            self._lose(LineLost("no reply from Redis in time"))
+    def _overdue(self) -> None:
+        self._lose(LineLost("no reply from Redis in time"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits."""
@@ -177,11 +203,10 @@ class RespLine(asyncio.Protocol):
         self.lost.set_result(None)
         self._transport.abort()
         while self._expected:
-            future, _, _, timer = self._expected.popleft()
+            take, _, _, timer = self._expected.popleft()
             if timer is not None:
                 timer.cancel()
-            if not future.done():
-                future.set_exception(error)
+            take(error)
 
     def close(self) -> None:
         """Close the socket; who still waits is told `LineLost`."""

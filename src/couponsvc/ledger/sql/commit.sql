@@ -49,7 +49,7 @@ FROM advanced;
 -- issued are the foreseen ones gets its vouchers, its count and its events; the others only report.
 -- The rest as in commit_to_drop. The figures are those of the locked, newest rows, not of the
 -- statement's snapshot; drops are locked in one order, so that drainers do not block each other.
--- Params, arrays with one element per drop: $1 int[] drop_no, $2 int[] epoch, $3 int[] issued as
+-- Params: arrays with one element per drop, $1 int[] drop_no, $2 int[] epoch, $3 int[] issued as
 -- foreseen, $4 int[] grants; shared: $5 int[] partner_no, $6 int[] ordinal, $7 text[] channel,
 -- $8 text[] region; the drop's grants: $9 text[] person_token, $10 text[] out_request_no,
 -- $11 text[] code, $12 text[] partner_no, $13 text[] ordinal, $14 text[] channel, $15 text[] region
