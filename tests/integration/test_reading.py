@@ -18,6 +18,7 @@ from couponsvc.values import keys
 from couponsvc.values.drop import Drop, DropStatus, VoucherTerms
 from couponsvc.values.grab import Grab
 from couponsvc.values.voucher import StandingVoucher
+from couponsvc.values.wire import Confirmation
 from tests.ledgers import SHARD, Scene, entry, grant
 
 
@@ -37,7 +38,7 @@ async def issue(scene: Scene, drop: Drop, count: int, *, partner_no: int = 1) ->
         StandingVoucher(
             drop.drop_no, c.seq, partner_no, 1, c.issued_ms, f"p{i}", f"{prefix}{i}", c.code, "app", "370200"
         )
-        for i, c in enumerate(settled.parts[0].confirmations)
+        for i, c in enumerate(map(Confirmation._make, settled.parts[0].confirmations))
     ]
 
 
