@@ -154,7 +154,10 @@ class Desk:
         flight = Flight(next(self._batch_numbers), tickets)
         drops: dict[tuple[int, int], int] = {}
         rows = []
+        origin = wire.NOBODY
         for ticket in tickets:
+            if ticket.confirm:
+                origin = self.origin
             key = ticket.drop_key
             index = drops.get(key)
             if index is None:
@@ -162,7 +165,7 @@ class Desk:
             rows.append(wire.grab_row(index, ticket.grab))
         key_names, arguments = grab_command(
             self._shard,
-            wire.encode_origin(self.origin, flight.batch_no),
+            wire.encode_origin(origin, flight.batch_no),
             list(drops),
             rows,
             self._backlog_max_count,

@@ -60,6 +60,8 @@ class Report:
         self._call: Final = (len(key_names), *key_names, *arguments)
         commands: list[Sequence[Argument]] = []
         for entry, parts in settled:
+            if entry.origin.origin == wire.NOBODY:
+                continue
             confirmations = (
                 parts[0].confirmations if len(parts) == 1 else [c for p in parts for c in p.confirmations]
             )

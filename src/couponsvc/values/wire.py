@@ -21,7 +21,12 @@ class Origin(NamedTuple):
     """Who waits for a batch: the API process, and its number for the batch."""
 
     origin: str
+    """`NOBODY` where no grab of the batch waits for its commit."""
     batch_no: int
+
+
+NOBODY: Final = ""
+"""Origin of a batch whose confirmations need not be sent."""
 
 
 class DropEpoch(NamedTuple):
