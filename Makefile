@@ -69,6 +69,8 @@ check-lua: ## lint the Lua scripts, where luacheck or luac is installed
 	    --read-globals redis cmsgpack KEYS ARGV -- $$scripts; \
 	  luacheck --quiet --no-color --std luajit --max-line-length 120 --globals init request setup done \
 	    sent_count at_open at_end open_s end_s ran_out cpu_at_s -- bench/closed_loop.lua; \
+	  luacheck --quiet --no-color --std lua51 --read-globals redis KEYS ARGV -- bench/contenders/lua; \
+	  luacheck --quiet --no-color --std ngx_lua -- bench/contenders/nginx; \
 	elif compiler=$$(command -v luac5.1 || command -v luac); then "$$compiler" -p $$scripts; \
 	else echo "not linted: luacheck is not installed (apt-get install lua-check)"; fi
 
@@ -80,7 +82,7 @@ check-deploy: $(DEV_READY) ## check Dockerfile, compose.yaml and other YAML
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 # Fastify is the one contender whose packages come from another registry; without them it is left out.
-bench: $(DEV_READY) ## compare with eight other ways to do the job, in one run (OPTIONS="--only …"; needs wrk)
+bench: $(DEV_READY) ## compare with nine other ways to do the job, in one run (OPTIONS="--only …"; needs wrk)
 	@if command -v npm >/dev/null && ! test -d bench/contenders/fastify/node_modules; then \
 	  npm ci --silent --no-audit --no-fund --prefix bench/contenders/fastify \
 	    || echo "no packages for Fastify: it is left out"; fi

@@ -17,7 +17,7 @@ from bench.row import Row
 
 FIRST_COUNT: Final = 16_000
 """Requests of the warm-up; if they run out, it was long enough."""
-WARM_UP_S: Final = 0.5
+WARM_UP_S: Final = 1.5
 SPARE: Final = 1.3
 """How much faster than its fastest a row may get without running out of requests."""
 ENOUGH: Final = 0.6
