@@ -13,12 +13,12 @@ from couponsvc import limits
 from couponsvc.gate.definition import DefinitionResult, apply_definition
 from couponsvc.gate.loading import LoadIncomplete, mend_backlog
 from couponsvc.reconcile import metrics
-from couponsvc.reconcile.holders import compare_holders
+from couponsvc.reconcile.glancing import Glancer
 from couponsvc.reconcile.judging import Finding, Kind
-from couponsvc.reconcile.looking import Look, take_looks
-from couponsvc.reconcile.proofs import prove_numbers, prove_outbox
+from couponsvc.reconcile.looking import Look
+from couponsvc.reconcile.proving import Prover
 from couponsvc.reconcile.rebuild import Overtaken, open_new_drop, rebuild
-from couponsvc.reconcile.snapshot import Pool, read_stream
+from couponsvc.reconcile.snapshot import Pool
 from couponsvc.support import logs
 
 PROOF_LOOKS_COUNT: Final = 3
@@ -40,10 +40,8 @@ class Attention:
     ahead_since: float = math.inf
     rebuild_count: int = 0
     not_before: float = 0.0
-    epoch: int = 0
-    numbers_seq: int = 0
-    outbox_seq: int = 0
-    holders_seq: int = 0
+    shown_drift: int | None = None
+    """What the metric says."""
 
 
 @dataclasses.dataclass
@@ -70,47 +68,68 @@ class Attendant:
         self._redis: Final = redis
         self._shard: Final = shard
         self._attention: Final[dict[int, Attention]] = {}
+        self._glancer: Final = Glancer(pool, redis, shard)
+        self._prover: Final = Prover(pool, redis)
 
     async def look_at_all(self, counts: ReconcileCounts) -> None:
-        """Look at every drop once and mend what is proven wrong.
+        """Look at every drop that may be other than it was proven to be, and mend what is wrong.
 
         Raises:
             OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of
                 the two cannot be asked.
         """
-        for look in await take_looks(self._pool, self._redis, self._shard):
-            attention = self._attention.setdefault(look.ledger.drop.drop_no, Attention())
-            await self._attend(look, attention, counts)
-            counts.looked_at += 1
-        stream = await read_stream(self._redis, self._shard)
+        glance = await self._glancer.glance()
+        sound = []
+        for look in glance.looks:
+            findings = look.judge()
+            if findings or look.epoch_moved or look.behind:
+                await self._attend(look, findings, counts)
+            else:
+                sound.append(look)
+        unproven = await self._prover.prove(sound)
+        for look in sound:
+            settled = await self._attend(look, unproven.get(look.ledger.drop.drop_no, []), counts)
+            if settled and self._prover.covers(look):
+                self._glancer.settle(look)
+        counts.looked_at += glance.drop_count
+        stream = glance.stream
         if stream.backlog and not stream.entry_count and await mend_backlog(self._redis, self._shard):
             log.error("backlog counted grants that are gone", count=stream.backlog)
         metrics.LAST_LOOK.set_to_current_time()
 
-    async def _attend(self, look: Look, attention: Attention, counts: ReconcileCounts) -> None:
+    async def _attend(self, look: Look, findings: list[Finding], counts: ReconcileCounts) -> bool:
+        """Do what a look demands; whether the drop was at rest and nothing was to be done or watched."""
         drop = look.ledger.drop
+        attention = self._attention.setdefault(drop.drop_no, Attention())
         if look.epoch_moved:
-            return
+            return False
         if look.never_open and not attention.seen_loaded:
             if await open_new_drop(self._pool, self._redis, drop):
                 counts.loaded += 1
-            return
+            return False
         attention.seen_loaded = attention.seen_loaded or look.loaded
         if look.loaded and look.behind:
             result = await apply_definition(self._redis, drop)
             counts.defined += result is DefinitionResult.APPLIED
             if not (result is DefinitionResult.CONFLICT and look.at_rest):
-                return
+                return False
             detail = "the quantity of Postgres is below what Redis granted, and nothing is pending"
             proven = [Finding(Kind.DEFINITION, 1, detail)]
         else:
-            proven = self._proven(look, look.judge() or await self._prove(look, attention), attention)
-        metrics.DRIFT.labels(drop.drop_id).set(sum(finding.amount for finding in proven))
+            proven = self._proven(look, findings, attention)
+        self._show_drift(drop.drop_id, sum(finding.amount for finding in proven), attention)
         if proven:
             counts.drifting += 1
             await self._mend(look, proven, attention, counts)
         elif not attention.streaks:
             attention.rebuild_count = 0
+        return look.at_rest and not findings
+
+    @staticmethod
+    def _show_drift(drop_id: str, drift: int, attention: Attention) -> None:
+        if drift != attention.shown_drift:
+            attention.shown_drift = drift
+            metrics.DRIFT.labels(drop_id).set(drift)
 
     @staticmethod
     def _proven(look: Look, findings: list[Finding], attention: Attention) -> list[Finding]:
@@ -124,37 +143,6 @@ class Attendant:
         if look.at_rest or not look.loaded:
             return findings
         return [finding for finding in findings if attention.streaks[finding.kind] >= PROOF_LOOKS_COUNT]
-
-    async def _prove(self, look: Look, attention: Attention) -> list[Finding]:
-        """I3, I7 and I8 of what was issued since the last look; everything at the first look."""
-        drop, issued = look.ledger.drop, look.ledger.issued
-        if issued < attention.numbers_seq:  # Postgres was restored from an older copy
-            attention.numbers_seq = attention.outbox_seq = attention.holders_seq = 0
-        if drop.epoch != attention.epoch:
-            attention.epoch, attention.holders_seq = drop.epoch, 0
-        findings: list[Finding] = []
-        if attention.numbers_seq < issued:
-            numbers = await prove_numbers(self._pool, drop.drop_no, attention.numbers_seq)
-            attention.numbers_seq = numbers.proven_seq
-            findings += numbers.findings
-        if attention.outbox_seq < issued:
-            outbox = await prove_outbox(self._pool, drop.drop_no, attention.outbox_seq)
-            attention.outbox_seq = outbox.proven_seq
-            findings += outbox.findings
-        if look.at_rest and attention.holders_seq < issued:
-            findings += await self._prove_holders(look, attention)
-        return findings
-
-    async def _prove_holders(self, look: Look, attention: Attention) -> list[Finding]:
-        drop = look.ledger.drop
-        drift = await compare_holders(
-            self._pool, self._redis, drop, at_rest=False, after_seq=attention.holders_seq
-        )
-        if drift.missing or drift.differing:
-            detail = f"{drift.missing} of {drift.row_count} have no holder, {drift.differing} another note"
-            return [Finding(Kind.HOLDERS, drift.missing + drift.differing, detail)]
-        attention.holders_seq = look.ledger.issued
-        return []
 
     async def _mend(
         self, look: Look, proven: list[Finding], attention: Attention, counts: ReconcileCounts

@@ -176,8 +176,8 @@ async def _check_drop(
     pool: "Pool[asyncpg.Record]", redis: Redis, shard: int, drop_no: int, give_up_at: float
 ) -> DropCheck:
     examination = await examine(pool, redis, shard, drop_no, give_up_at, mend=False)
-    numbers = await prove_numbers(pool, drop_no)
-    outbox = await prove_outbox(pool, drop_no)
+    numbers = (await prove_numbers(pool, {drop_no: 0}))[drop_no]
+    outbox = (await prove_outbox(pool, {drop_no: 0}))[drop_no]
     return _line(examination, [*examination.findings, *numbers.findings, *outbox.findings])
 
 

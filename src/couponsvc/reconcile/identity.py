@@ -1,6 +1,7 @@
 """Which Redis server is this, and is it the one that was checked last?"""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
@@ -26,7 +27,15 @@ async def read_identity(redis: Redis) -> ServerIdentity:
         NotMaster: it is a replica.
         redis.exceptions.RedisError: it cannot be asked.
     """
-    facts = {**await redis.info("server"), **await redis.info("replication")}
+    return require_master(await redis.info("server", "replication"))
+
+
+def require_master(facts: Mapping[str, Any]) -> ServerIdentity:
+    """Read `run_id`, `role` and `master_replid` of what a server says of itself (INFO).
+
+    Raises:
+        NotMaster: it is a replica.
+    """
     if facts["role"] != "master":
         raise NotMaster(f"the Redis server with run id {facts['run_id']} is a {facts['role']}")
     return ServerIdentity(str(facts["run_id"]), str(facts["master_replid"]))

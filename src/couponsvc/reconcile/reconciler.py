@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 from couponsvc import limits
 from couponsvc.reconcile.attending import Attendant, ReconcileCounts
 from couponsvc.reconcile.blessing import ServerChanged, bless_server
-from couponsvc.reconcile.identity import NotMaster, read_blessing, read_identity
+from couponsvc.reconcile.doorbell import Doorbell
+from couponsvc.reconcile.identity import NotMaster, ServerIdentity, read_blessing
 from couponsvc.reconcile.snapshot import QUERIES, Pool
 from couponsvc.settings import Settings
 from couponsvc.support import logs
@@ -23,9 +24,6 @@ from couponsvc.values import keys
 
 LEAD_LOCK_KEY: Final = 0x63737263
 """First half of the advisory lock ("csrc"); the second is the shard."""
-FRESH_CONNECTION_S: Final = 1.0
-"""A server is asked who it is on a connection younger than this: an old one may lead to a server
-that clients are no longer sent to."""
 REDIS_CONNECTIONS: Final = 4
 POSTGRES_CONNECTIONS: Final = 4
 """A cursor's, and room for the queries beside it; the lock has a connection of its own."""
@@ -58,8 +56,9 @@ class Reconciler:
         self._pool: Final = pool
         self._shard: Final = settings.shard
         self._redis: Final = open_redis(settings.redis_url, max_connections=REDIS_CONNECTIONS)
-        self._doorbell: Final = open_redis(settings.redis_url, max_connections=1)
-        self._doorbell_since = 0.0
+        self._doorbell: Final = Doorbell(settings.redis_url)
+        self._blessed: ServerIdentity | None = None
+        """As last read from Postgres, or written there."""
         self._attendant: Final = Attendant(pool, self._redis, self._shard)
         self._lock: asyncpg.Connection[asyncpg.Record] | None = None
         self._holds_lock = False
@@ -86,7 +85,7 @@ class Reconciler:
         """
         counts = ReconcileCounts()
         if await self._leads():
-            counts.blessed = await self._bless_if_unknown()
+            counts.blessed = await self._bless_if_unknown(read_again=True)
             await self._attendant.look_at_all(counts)
         else:
             counts.standby = True
@@ -117,14 +116,15 @@ class Reconciler:
                 await lock.close(timeout=CLOSE_TIMEOUT_S)  # waits until Postgres has let go of the lock
         self._pool.terminate()
         await self._redis.aclose()
-        await self._doorbell.aclose()
+        self._doorbell.close()
 
     async def _watch(self, look_at: float) -> float:
         """Bless where needed; look where it is time. When to look next, by `monotonic`."""
         if not await self._leads():
             return look_at
-        blessed = await self._bless_if_unknown()
-        if not (blessed or self._wake.is_set() or monotonic() >= look_at):
+        due = self._wake.is_set() or monotonic() >= look_at
+        blessed = await self._bless_if_unknown(read_again=due)
+        if not (due or blessed):
             return look_at
         self._wake.clear()
         await self._attendant.look_at_all(ReconcileCounts())
@@ -154,18 +154,24 @@ class Reconciler:
                 log.info("leads", shard=self._shard)
         return self._holds_lock
 
-    async def _bless_if_unknown(self) -> bool:
-        if monotonic() - self._doorbell_since > FRESH_CONNECTION_S:
-            await self._doorbell.connection_pool.disconnect()
-            self._doorbell_since = monotonic()
-        server = await read_identity(self._doorbell)
-        previous = await read_blessing(self._pool, self._shard)
+    async def _bless_if_unknown(self, *, read_again: bool) -> bool:
+        """Check the server that answers now unless it is the blessed one; whether it was blessed.
+
+        Only who leads blesses, so what was read of Postgres is good until the next look; a server
+        that is another one is always compared with what Postgres says at that moment.
+        """
+        server = await self._doorbell.ask()
+        if server == self._blessed and not read_again:
+            return False
+        self._blessed = previous = await read_blessing(self._pool, self._shard)
         if server == previous:
             return False
         log.warning("redis server is unknown", run_id=server.run_id, previous=previous and previous.run_id)
+        await self._redis.connection_pool.disconnect()  # none may lead to another server
         async with self._pool.acquire() as connection:
-            await refuse_unsafe(self._doorbell, connection, allow=self._settings.unsafe_servers)
+            await refuse_unsafe(self._redis, connection, allow=self._settings.unsafe_servers)
         await bless_server(self._pool, self._redis, self._shard, server, previous)
+        self._blessed = server
         return True
 
     async def _listen(self) -> None:

@@ -13,6 +13,17 @@ JOIN programs p USING (program_no)
 WHERE d.shard = $1 AND ($2::int[] IS NULL OR d.drop_no = ANY ($2::int[]))
 ORDER BY d.drop_no;
 
+-- name: read_marks :one
+-- Every drop of a shard, as four lists in the same order: whatever changes of a drop moves one of them.
+-- Params: $1 smallint shard
+SELECT
+  coalesce(array_agg(drop_no ORDER BY drop_no), '{}') AS drop_nos,
+  coalesce(array_agg(epoch ORDER BY drop_no), '{}') AS epochs,
+  coalesce(array_agg(version ORDER BY drop_no), '{}') AS versions,
+  coalesce(array_agg(issued ORDER BY drop_no), '{}') AS issued_counts
+FROM drops
+WHERE shard = $1;
+
 -- name: find_drop_no :value
 -- Number of a drop by its name.
 -- Params: $1 text drop_id
@@ -34,33 +45,33 @@ FROM vouchers
 WHERE drop_no = $1 AND seq > $2
 ORDER BY seq;
 
--- name: prove_numbers :one
--- Vouchers after a number that was proven before: how many, and the highest (I3).
--- Params: $1 int drop_no, $2 int proven_seq
+-- name: prove_numbers :many
+-- Vouchers of drops, each after a number that was proven before: how many, and the highest (I3).
+-- Params: $1 int[] drop_no, $2 int[] proven_seq
 SELECT
-  d.issued,
-  (SELECT count(*) FROM vouchers v WHERE v.drop_no = $1 AND v.seq > $2)::int AS count_after,
-  coalesce((SELECT max(v.seq) FROM vouchers v WHERE v.drop_no = $1), 0) AS highest_seq
-FROM drops d
-WHERE d.drop_no = $1;
+  d.drop_no, d.issued,
+  (SELECT count(*) FROM vouchers v WHERE v.drop_no = d.drop_no AND v.seq > p.proven_seq)::int AS count_after,
+  coalesce((SELECT max(v.seq) FROM vouchers v WHERE v.drop_no = d.drop_no), 0) AS highest_seq
+FROM unnest($1::int[], $2::int[]) AS p (drop_no, proven_seq)
+JOIN drops d ON d.drop_no = p.drop_no;
 
--- name: prove_outbox :one
--- Whether the events after a number that was proven before tile the numbers up to `issued` (I7):
--- how many events do not begin where the one before ended, and where the last one ends.
--- Params: $1 int drop_no, $2 int proven_seq
-SELECT
-  d.issued,
-  (SELECT count(*) FILTER (WHERE e.first_seq <> coalesce(e.previous_seq, $2) + 1)::int
-   FROM (
-     SELECT o.first_seq, lag(o.last_seq) OVER (ORDER BY o.first_seq) AS previous_seq
-     FROM outbox o
-     WHERE o.drop_no = $1 AND o.first_seq > $2
-   ) e) AS break_count,
-  (SELECT coalesce(sum(o.last_seq - o.first_seq + 1), 0)::int
-   FROM outbox o
-   WHERE o.drop_no = $1 AND o.first_seq > $2) AS told_count
-FROM drops d
-WHERE d.drop_no = $1;
+-- name: prove_outbox :many
+-- Whether the events of drops, each after a number that was proven before, tile the numbers up to
+-- `issued` (I7): how many events do not begin where the one before ended, how many vouchers they tell of.
+-- Params: $1 int[] drop_no, $2 int[] proven_seq
+SELECT d.drop_no, d.issued, t.break_count, t.told_count
+FROM unnest($1::int[], $2::int[]) AS p (drop_no, proven_seq)
+JOIN drops d ON d.drop_no = p.drop_no
+CROSS JOIN LATERAL (
+  SELECT
+    (count(*) FILTER (WHERE e.first_seq <> coalesce(e.previous_seq, p.proven_seq) + 1))::int AS break_count,
+    coalesce(sum(e.last_seq - e.first_seq + 1), 0)::int AS told_count
+  FROM (
+    SELECT o.first_seq, o.last_seq, lag(o.last_seq) OVER (ORDER BY o.first_seq) AS previous_seq
+    FROM outbox o
+    WHERE o.drop_no = p.drop_no AND o.first_seq > p.proven_seq
+  ) e
+) t;
 
 -- name: read_blessing :one
 -- The server that was checked last.

@@ -1,0 +1,93 @@
+"""Finds which drops need a look: a glance at all of them costs little more than one of them.
+
+A drop is settled once a look found it at rest and agreeing in everything. Its judgement follows
+from what Redis and Postgres said of it and from nothing else, so while both say the same again the
+judgement is the same, and it need not be made again. Still each drop has its turn now and then:
+a glance sees whatever moves a mark, and a definition might be changed by hand.
+"""
+
+from typing import Final, NamedTuple
+
+import asyncpg
+from redis.asyncio import Redis
+
+from couponsvc.reconcile.gate_reading import Question, ask, questions_about
+from couponsvc.reconcile.looking import Look
+from couponsvc.reconcile.snapshot import (
+    Pool,
+    StreamSide,
+    gate_side,
+    read_gate,
+    read_ledger,
+    read_marks,
+    stream_side,
+)
+
+TURNS_COUNT: Final = 60
+"""Looks after which each drop was looked at, settled or not: a minute, or less while drops change."""
+
+
+class Glance(NamedTuple):
+    """What was seen of a shard."""
+
+    drop_count: int
+    looks: list[Look]
+    """Of the drops that are not settled, that moved, or whose turn it was; in order of `drop_no`."""
+    stream: StreamSide
+
+
+class Glancer:
+    """Remembers what settled drops of one shard looked like."""
+
+    def __init__(self, pool: "Pool[asyncpg.Record]", redis: Redis, shard: int) -> None:
+        self._pool: Final = pool
+        self._redis: Final = redis
+        self._shard: Final = shard
+        self._settled: Final[dict[int, tuple[int, int, int, bytes]]] = {}
+        """Epoch, version, issued, and the text of Redis, by `drop_no`."""
+        self._epochs: list[tuple[int, int]] = []
+        self._questions: list[Question] = questions_about(shard, [])
+        self._turn = 0
+
+    async def glance(self) -> Glance:
+        """Look at the drops that need it. They are settled no more, until `settle` says so.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of the
+                two cannot be asked.
+        """
+        marks = await read_marks(self._pool, self._shard)
+        epochs = list(zip(marks.drop_nos, marks.epochs, strict=True))
+        if epochs != self._epochs:
+            self._epochs, self._questions = epochs, questions_about(self._shard, epochs)
+        answers = await ask(self._redis, self._questions)
+        said = [(text, answer.entry_count) for answer in answers for text in answer.texts]
+        self._turn = (self._turn + 1) % TURNS_COUNT
+        wanted = {
+            drop_no: (epoch, *heard)
+            for (drop_no, epoch), version, issued, heard in zip(
+                epochs, marks.versions, marks.issued_counts, said, strict=True
+            )
+            if self._settled.get(drop_no) != (epoch, version, issued, heard[0])
+            or drop_no % TURNS_COUNT == self._turn
+        }
+        return Glance(len(epochs), await self._look_at(wanted), stream_side(answers))
+
+    def settle(self, look: Look) -> None:
+        """Look at this drop again only when something of it has moved, or at its turn."""
+        drop = look.ledger.drop
+        self._settled[drop.drop_no] = (drop.epoch, drop.version, look.ledger.issued, look.after.text)
+
+    async def _look_at(self, wanted: dict[int, tuple[int, bytes, int]]) -> list[Look]:
+        """What the glance heard of Redis is the read before; now Postgres, then Redis again."""
+        if not wanted:
+            return []
+        for drop_no in wanted:
+            self._settled.pop(drop_no, None)
+        ledger = await read_ledger(self._pool, self._shard, list(wanted))
+        after = await read_gate(self._redis, [side.drop for side in ledger])
+        looks = []
+        for side, gate in zip(ledger, after, strict=True):
+            epoch, text, entry_count = wanted[side.drop.drop_no]
+            looks.append(Look(gate_side(text, entry_count), side, gate, side.drop.epoch != epoch))
+        return looks
