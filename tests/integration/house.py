@@ -16,7 +16,7 @@ from couponsvc.api.auth import Authenticator
 from couponsvc.api.services import Services
 from couponsvc.gate.grabbing import SCRIPT, grab_command
 from couponsvc.ledger.drainer import Drainer
-from couponsvc.ledger.drops import load_drops
+from couponsvc.ledger.drops import load_drops, mark_drops
 from couponsvc.programs import admission
 from couponsvc.programs.admission import CredentialRequest
 from couponsvc.programs.catalog import DropCatalog
@@ -54,12 +54,15 @@ class House:
         async def load(drop_ids: Any) -> Any:
             return await load_drops(pool, drop_ids)
 
+        async def mark() -> Any:
+            return await mark_drops(pool)
+
         services = Services(
             settings=settings,
             pool=pool,
             redis=redis,
             authenticator=authenticator,
-            catalog=DropCatalog(load, settings.shard),
+            catalog=DropCatalog(load, mark, settings.shard),
             gate_closed_because=lambda: None,
         )
         house = cls(settings, pool, redis, services, create_app(services))

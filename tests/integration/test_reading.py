@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from couponsvc.ledger import reading
 from couponsvc.ledger.commit import Committer
-from couponsvc.ledger.drops import load_drops
+from couponsvc.ledger.drops import DropMark, load_drops, mark_drops
 from couponsvc.ledger.reading import SCAN_PAGE_COUNT, PendingView
 from couponsvc.settings import Settings
 from couponsvc.support.redis_client import open_redis
@@ -94,8 +94,17 @@ async def test_definitions_are_read_whole(scene: Scene) -> None:
         1_790_820_000_123, 1_790_857_800_000, VoucherTerms(2_000, 6_000, 3_600_000), frozenset({1, 2}),
     )  # fmt: skip
     assert await load_drops(scene.pool, ["drop-1", "nowhere"]) == [expected]
-    assert await load_drops(scene.pool) == [expected]
     assert await load_drops(scene.pool, []) == []
+    assert await mark_drops(scene.pool) == {"drop-1": DropMark.of(expected)}
+
+
+async def test_a_mark_moves_with_whatever_changes_of_a_definition(scene: Scene) -> None:
+    assert await mark_drops(scene.pool) == {}
+    await scene.add_drop()
+    assert await mark_drops(scene.pool) == {"drop-1": DropMark(1, 1, "")}
+    await scene.pool.execute("UPDATE drops SET epoch = 2, version = 3")
+    await scene.pool.execute("UPDATE programs SET region = '370200'")
+    assert await mark_drops(scene.pool) == {"drop-1": DropMark(2, 3, "370200")}
 
 
 async def test_a_grant_is_pending_until_it_leaves_the_stream(scene: Scene) -> None:

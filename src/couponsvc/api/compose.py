@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Self
 
 import asyncpg
@@ -17,7 +17,7 @@ from couponsvc.api.services import Services
 from couponsvc.batch import metrics
 from couponsvc.batch.desk import Desk
 from couponsvc.gate.connection import Blessing, GateConnection
-from couponsvc.ledger.drops import load_drops
+from couponsvc.ledger.drops import DropMark, load_drops, mark_drops
 from couponsvc.ledger.reading import find_by_requests
 from couponsvc.programs.catalog import DropCatalog
 from couponsvc.settings import Settings
@@ -53,7 +53,7 @@ class ApiProcess:
         self._shard: Final = settings.shard
         self._authenticator: Final = authenticator
         self._gate: Final = GateConnection(settings.redis_url, self._read_blessing)
-        self._catalog: Final = DropCatalog(self._load_drops, settings.shard)
+        self._catalog: Final = DropCatalog(self._load_drops, self._mark_drops, settings.shard)
         self._desk: Final = Desk(
             self._gate,
             self._look_up,
@@ -116,8 +116,11 @@ class ApiProcess:
         row = await self._pool.fetchrow(_queries["read_blessing"], self._shard)
         return Blessing(row["run_id"], row["replication_id"]) if row else None
 
-    async def _load_drops(self, drop_ids: Sequence[str] | None) -> Sequence[Drop]:
+    async def _load_drops(self, drop_ids: Sequence[str]) -> Sequence[Drop]:
         return await load_drops(self._pool, drop_ids)
+
+    async def _mark_drops(self) -> Mapping[str, DropMark]:
+        return await mark_drops(self._pool)
 
     async def _look_up(self, requests: Sequence[tuple[int, str]]) -> dict[tuple[int, str], StandingVoucher]:
         return await find_by_requests(self._pool, requests)

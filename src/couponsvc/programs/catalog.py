@@ -6,13 +6,14 @@ limits are judged by Redis, never from here.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
 import structlog
 
 from couponsvc import limits
+from couponsvc.ledger.drops import DropMark
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
@@ -20,8 +21,15 @@ from couponsvc.values.voucher import Receipt
 
 log = structlog.get_logger("catalog")
 
-LoadDrops = Callable[[Sequence[str] | None], Awaitable[Sequence[Drop]]]
-"""Reads drops by drop_id (None: all of them) from Postgres."""
+LoadDrops = Callable[[Sequence[str]], Awaitable[Sequence[Drop]]]
+"""Reads drops by drop_id from Postgres."""
+MarkDrops = Callable[[], Awaitable[Mapping[str, DropMark]]]
+"""Reads the marks of all drops from Postgres, by drop_id."""
+
+LOAD_MAX_COUNT: Final = 200
+"""Definitions read at once: about 2 ms, for which every request has to wait."""
+TURNS_COUNT: Final = 12
+"""Readings by age after which each definition was read, moved or not: a minute."""
 
 UNKNOWN_MAX_COUNT: Final = 10_000
 """Names remembered as unknown, so that guessing costs no query each; oldest forgotten first."""
@@ -32,10 +40,11 @@ UNKNOWN_FOR_S: Final = 0.5
 class Listing:
     """One drop with what answering needs, made once per definition."""
 
-    __slots__ = ("drop", "receipt", "region_prefix")
+    __slots__ = ("drop", "mark", "receipt", "region_prefix")
 
     def __init__(self, drop: Drop) -> None:
         self.drop: Final = drop
+        self.mark: Final = DropMark.of(drop)
         self.receipt: Final = Receipt(drop.drop_no, drop.drop_id, drop.terms)
         self.region_prefix: Final = region_prefix(drop.region)
 
@@ -53,8 +62,9 @@ def region_prefix(region: str) -> str:
 class DropCatalog:
     """The drops of a shard by drop_id."""
 
-    def __init__(self, load: LoadDrops, shard: int) -> None:
+    def __init__(self, load: LoadDrops, mark: MarkDrops, shard: int) -> None:
         self._load: Final = load
+        self._mark: Final = mark
         self._shard: Final = shard
         self._listings: dict[str, Listing] = {}
         self._name_of: dict[int, str] = {}
@@ -63,6 +73,7 @@ class DropCatalog:
         self._named: set[str] = set()
         """Drops that a control message named and that are not read anew yet."""
         self._heard: Final = asyncio.Event()
+        self._turn = 0
 
     def get(self, drop_id: str) -> Listing | None:
         """What is known without waiting."""
@@ -93,14 +104,34 @@ class DropCatalog:
         await asyncio.shield(running)
         return self._listings.get(drop_id)
 
-    async def _reload(self, drop_ids: Sequence[str] | None) -> None:
+    async def _reload(self, drop_ids: Sequence[str]) -> None:
+        for start in range(0, len(drop_ids), LOAD_MAX_COUNT):
+            await self._reload_some(drop_ids[start : start + LOAD_MAX_COUNT])
+
+    async def _reload_some(self, drop_ids: Sequence[str]) -> None:
         drops = await self._load(drop_ids)
         for drop in drops:
             self._keep(drop)
-        for drop_id in set(drop_ids or ()) - {drop.drop_id for drop in drops}:
+        for drop_id in set(drop_ids) - {drop.drop_id for drop in drops}:
             self._unknown[drop_id] = monotonic() + UNKNOWN_FOR_S
             if len(self._unknown) > UNKNOWN_MAX_COUNT:
                 self._unknown.pop(next(iter(self._unknown)))
+
+    async def refresh_moved(self) -> None:
+        """Read every drop whose mark is another than the one known, and those whose turn it is.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
+        """
+        marks = await self._mark()
+        self._turn = (self._turn + 1) % TURNS_COUNT
+        await self._reload([drop_id for drop_id, mark in marks.items() if self._wants(drop_id, mark)])
+
+    def _wants(self, drop_id: str, mark: DropMark) -> bool:
+        listing = self._listings.get(drop_id)
+        if listing is None or listing.mark != mark:
+            return True
+        return listing.drop.drop_no % TURNS_COUNT == self._turn
 
     def _keep(self, drop: Drop) -> None:
         known = self._listings.get(drop.drop_id)
@@ -144,7 +175,7 @@ class DropCatalog:
     async def _refresh_by_age(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                await self._reload(None)
+                await self.refresh_moved()
             except Exception as error:  # noqa: BLE001 - old definitions are fenced, never wrong
                 log.warning("definitions not refreshed", error=type(error).__name__)
             await _pause(stop, limits.DEFINITION_REFRESH_MS)
