@@ -29,8 +29,12 @@ DEFINITIONS_PAGE_MAX_COUNT: Final = 500
 # --- batching -----------------------------------------------------------------------------------
 BATCH_MAX_COUNT: Final = 512
 """Grabs per gate call: one script of this size runs about 1 ms, so nobody waits long behind it."""
+BATCH_READY_COUNT: Final = 128
+"""Grabs that leave without waiting for the gate or for the rest of what the loop is reading: so Redis,
+drainer and Postgres work on the first grabs of a wave while its last ones are still being read. Half
+of it costs a tenth more CPU per grab, twice as much leaves the others idle (docs/benchmarks.md)."""
 BATCHES_IN_FLIGHT_MAX_COUNT: Final = 8
-"""Full batches on their way to the gate at once: about 10 ms of its work."""
+"""Batches on their way to the gate at once; then they grow up to BATCH_MAX_COUNT. About 10 ms of its work."""
 BATCH_DROPS_MAX_COUNT: Final = 128
 """Drops per gate call: two keys each, read in one step."""
 QUEUE_MAX_COUNT: Final = 8_192
@@ -91,6 +95,6 @@ assert LOOKUP_AFTER_MS[-1] < CONFIRM_WAIT_MS, "the last look-up must precede the
 assert BATCH_MAX_COUNT <= DRAIN_GRANTS_MAX_COUNT, "one entry must fit one transaction"
 assert STATEMENT_TIMEOUT_MS * 2 < TAKE_OVER_IDLE_MS, "a living drainer must not be taken for dead"
 assert LOCK_TIMEOUT_MS < STATEMENT_TIMEOUT_MS, "waiting for a lock must fail before the statement does"
-assert QUEUE_MAX_COUNT >= BATCH_MAX_COUNT
+assert BATCH_READY_COUNT <= BATCH_MAX_COUNT <= QUEUE_MAX_COUNT
 assert WAITING_MAX_COUNT >= QUEUE_MAX_COUNT
 assert BACKLOG_MAX_COUNT >= WAITING_MAX_COUNT, "one process alone must not fill the backlog"

@@ -1,9 +1,9 @@
 """The desk: takes single grabs, sends them to the gate in batches, and sees each one answered.
 
 While one decision is in flight the next batch collects; it leaves as soon as the gate is free,
-without a timer, so that a lonely grab waits for nobody. A full batch leaves at once, also while
-others are in flight: under a flood the loop may read thousands of requests before it does
-anything else, and the gate must not wait for that. A grab whose client went away is not cancelled
+without a timer, so that a lonely grab waits for nobody. A batch that is large enough leaves at
+once, also while others are in flight: under a flood the loop may read thousands of requests before
+it does anything else, and neither the gate nor what comes after it must wait for that. A grab whose client went away is not cancelled
 half-way: its decision runs to its end.
 """
 
@@ -121,8 +121,8 @@ class Desk:
                 self._queue.popleft().resolve(_closed("gate_unavailable"))
 
     def _dispatch(self) -> None:
-        """Send a full batch now, and a smaller one soon where the gate is free."""
-        if len(self._queue) >= limits.BATCH_MAX_COUNT:
+        """Send a large batch now, and a smaller one soon where the gate is free."""
+        if len(self._queue) >= limits.BATCH_READY_COUNT:
             if self._in_flight_count < limits.BATCHES_IN_FLIGHT_MAX_COUNT:
                 self._send(self._take_batch())
         elif self._queue and not self._in_flight_count and not self._leaving:
