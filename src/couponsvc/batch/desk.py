@@ -3,8 +3,8 @@
 While one decision is in flight the next batch collects; it leaves as soon as the gate is free,
 without a timer, so that a lonely grab waits for nobody. A batch that is large enough leaves at
 once, also while others are in flight: under a flood the loop may read thousands of requests before
-it does anything else, and neither the gate nor what comes after it must wait for that. A grab whose client went away is not cancelled
-half-way: its decision runs to its end.
+it does anything else, and neither the gate nor what comes after it must wait for that. A grab
+whose client went away is not cancelled half-way: its decision runs to its end.
 """
 
 import asyncio
