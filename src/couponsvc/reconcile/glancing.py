@@ -6,14 +6,16 @@ judgement is the same, and it need not be made again. Still each drop has its tu
 a glance sees whatever moves a mark, and a definition might be changed by hand.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
 
-from couponsvc.reconcile.gate_reading import Question, ask, questions_about
+from couponsvc.reconcile.gate_reading import Answer, Question, ask, questions_about
 from couponsvc.reconcile.looking import Look
 from couponsvc.reconcile.snapshot import (
+    GateSide,
     Pool,
     StreamSide,
     gate_side,
@@ -61,33 +63,44 @@ class Glancer:
         if epochs != self._epochs:
             self._epochs, self._questions = epochs, questions_about(self._shard, epochs)
         answers = await ask(self._redis, self._questions)
-        said = [(text, answer.entry_count) for answer in answers for text in answer.texts]
-        self._turn = (self._turn + 1) % TURNS_COUNT
-        wanted = {
-            drop_no: (epoch, *heard)
-            for (drop_no, epoch), version, issued, heard in zip(
-                epochs, marks.versions, marks.issued_counts, said, strict=True
+        texts = [text for answer in answers for text in answer.texts]
+        seen = dict(
+            zip(
+                marks.drop_nos,
+                zip(marks.epochs, marks.versions, marks.issued_counts, texts, strict=True),
+                strict=True,
             )
-            if self._settled.get(drop_no) != (epoch, version, issued, heard[0])
-            or drop_no % TURNS_COUNT == self._turn
-        }
-        return Glance(len(epochs), await self._look_at(wanted), stream_side(answers))
+        )
+        self._turn = (self._turn + 1) % TURNS_COUNT
+        moved = [drop_no for drop_no, now in seen.items() if self._settled.get(drop_no) != now]
+        due = [drop_no for drop_no in self._settled if drop_no % TURNS_COUNT == self._turn]
+        before = self._before(answers, {*moved, *due}) if moved or due else {}
+        return Glance(len(seen), await self._look_at(before), stream_side(answers))
 
     def settle(self, look: Look) -> None:
         """Look at this drop again only when something of it has moved, or at its turn."""
         drop = look.ledger.drop
         self._settled[drop.drop_no] = (drop.epoch, drop.version, look.ledger.issued, look.after.text)
 
-    async def _look_at(self, wanted: dict[int, tuple[int, bytes, int]]) -> list[Look]:
-        """What the glance heard of Redis is the read before; now Postgres, then Redis again."""
-        if not wanted:
+    def _before(self, answers: Sequence[Answer], wanted: set[int]) -> dict[int, tuple[int, GateSide]]:
+        """What the glance heard of some drops, each with the epoch that it asked about."""
+        texts = [(text, answer.entry_count) for answer in answers for text in answer.texts]
+        return {
+            drop_no: (epoch, gate_side(*heard))
+            for (drop_no, epoch), heard in zip(self._epochs, texts, strict=True)
+            if drop_no in wanted
+        }
+
+    async def _look_at(self, before: Mapping[int, tuple[int, GateSide]]) -> list[Look]:
+        """The glance was the read before; now Postgres, then Redis again."""
+        if not before:
             return []
-        for drop_no in wanted:
+        for drop_no in before:
             self._settled.pop(drop_no, None)
-        ledger = await read_ledger(self._pool, self._shard, list(wanted))
+        ledger = await read_ledger(self._pool, self._shard, before)
         after = await read_gate(self._redis, [side.drop for side in ledger])
         looks = []
         for side, gate in zip(ledger, after, strict=True):
-            epoch, text, entry_count = wanted[side.drop.drop_no]
-            looks.append(Look(gate_side(text, entry_count), side, gate, side.drop.epoch != epoch))
+            epoch, heard = before[side.drop.drop_no]
+            looks.append(Look(heard, side, gate, side.drop.epoch != epoch))
         return looks

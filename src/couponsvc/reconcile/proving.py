@@ -1,7 +1,7 @@
 """Proves what counters cannot show: numbers (I3), events (I7) and holders (I8), as far as they are new."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import asyncpg
@@ -62,11 +62,11 @@ class Prover:
         findings: dict[int, list[Finding]] = {}
         for look in looks:
             self._of(look).begin(look)
-        for seqs in _portions(looks, {no: proven.numbers_seq for no, proven in self._proven.items()}):
+        for seqs in _portions([(look, self._of(look).numbers_seq) for look in looks]):
             for drop_no, proof in (await prove_numbers(self._pool, seqs)).items():
                 self._proven[drop_no].numbers_seq = proof.proven_seq
                 findings.setdefault(drop_no, []).extend(proof.findings)
-        for seqs in _portions(looks, {no: proven.outbox_seq for no, proven in self._proven.items()}):
+        for seqs in _portions([(look, self._of(look).outbox_seq) for look in looks]):
             for drop_no, proof in (await prove_outbox(self._pool, seqs)).items():
                 self._proven[drop_no].outbox_seq = proof.proven_seq
                 findings.setdefault(drop_no, []).extend(proof.findings)
@@ -90,18 +90,18 @@ class Prover:
         return []
 
 
-def _portions(looks: Sequence[Look], seqs: Mapping[int, int]) -> Iterator[dict[int, int]]:
+def _portions(proven: Sequence[tuple[Look, int]]) -> Iterator[dict[int, int]]:
     """The numbers from which to prove, of drops that have issued more; so many as one statement bears."""
     portion: dict[int, int] = {}
     voucher_count = 0
-    for look in looks:
-        drop_no, issued = look.ledger.drop.drop_no, look.ledger.issued
-        if seqs[drop_no] >= issued:
+    for look, proven_seq in proven:
+        new_count = look.ledger.issued - proven_seq
+        if new_count <= 0:
             continue
-        if portion and voucher_count + issued - seqs[drop_no] > STATEMENT_VOUCHERS_COUNT:
+        if portion and voucher_count + new_count > STATEMENT_VOUCHERS_COUNT:
             yield portion
             portion, voucher_count = {}, 0
-        portion[drop_no] = seqs[drop_no]
-        voucher_count += issued - seqs[drop_no]
+        portion[look.ledger.drop.drop_no] = proven_seq
+        voucher_count += new_count
     if portion:
         yield portion
