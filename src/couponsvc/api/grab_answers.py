@@ -1,7 +1,7 @@
 """One total table from a grab's final answer to status, headers and body."""
 
 from collections.abc import Sequence
-from typing import Final, assert_never
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
@@ -36,6 +36,29 @@ def problem_headers(status: int) -> Headers:
             return _PROBLEM
 
 
+def _plain(
+    code: str, detail: str | None = None, *, retryable: bool | None = None
+) -> tuple[int, bytes, Headers]:
+    """A refusal of which only the number, its last member, differs: status, all before it, headers."""
+    status, body = render_problem(code, detail=detail, retryable=retryable, out_request_no="")
+    return status, body.removesuffix(_END), problem_headers(status)
+
+
+_END: Final = b'"}'
+_PENDING_DETAIL: Final = "Nothing is available, but grants are pending and one may come back; ask again soon."
+_PLAIN: Final[dict[AnswerKind, tuple[int, bytes, Headers]]] = {
+    AnswerKind.SOLD_OUT: _plain("sold_out"),
+    AnswerKind.SOLD_OUT_PENDING: _plain("sold_out", _PENDING_DETAIL, retryable=True),
+    AnswerKind.MISMATCH: _plain("request_mismatch"),
+    AnswerKind.ENDED: _plain("ended"),
+    AnswerKind.PAUSED: _plain("paused"),
+    AnswerKind.OVERLOADED: _plain("overloaded"),
+    AnswerKind.LOST: _plain("gate_unavailable"),
+    AnswerKind.AGAIN: _plain("gate_unavailable"),
+}
+"""Written once: when a million people are told the same, writing it is what costs."""
+
+
 def reply(answer: Answer, listing: Listing, asked: GrabBody) -> Reply:
     """What is sent for `answer`: status, body, headers."""
     match answer.kind:
@@ -46,6 +69,10 @@ def reply(answer: Answer, listing: Listing, asked: GrabBody) -> Reply:
         case AnswerKind.PENDING:
             return _pending(listing, asked)
         case _:
+            plain = _PLAIN.get(answer.kind)
+            if plain is not None:
+                status, begin, headers = plain  # a number has no character that JSON escapes
+                return status, b"%b%b%b" % (begin, asked.out_request_no.encode(), _END), headers
             status, body = _refusal(answer, listing, asked)
             return status, body, problem_headers(status)
 
@@ -65,46 +92,18 @@ def _pending(listing: Listing, asked: GrabBody) -> Reply:
     return 202, body, (*JSON, (b"location", location.encode()))
 
 
-def _refusal(  # noqa: C901, PLR0911, PLR0912 - one row per member
-    answer: Answer, listing: Listing, asked: GrabBody
-) -> tuple[int, bytes]:
+def _refusal(answer: Answer, listing: Listing, asked: GrabBody) -> tuple[int, bytes]:
+    """A refusal that says more than the number."""
     number = asked.out_request_no
-    match answer.kind:
-        case AnswerKind.SOLD_OUT:
-            return render_problem("sold_out", out_request_no=number)
-        case AnswerKind.SOLD_OUT_PENDING:
-            return render_problem(
-                "sold_out",
-                detail="Nothing is available, but grants are pending and one may come back; ask again soon.",
-                retryable=True,
-                out_request_no=number,
-            )
-        case AnswerKind.PERSON_LIMIT if answer.seq:
-            held = msgspec.Raw(_voucher(answer, listing, asked))
-            return render_problem("person_limit", out_request_no=number, voucher=held)
-        case AnswerKind.PERSON_LIMIT:
-            return render_problem(
-                "person_limit",
-                detail="The person's voucher is being issued; ask again soon to see it.",
-                retryable=True,
-                out_request_no=number,
-            )
-        case AnswerKind.MISMATCH:
-            return render_problem("request_mismatch", out_request_no=number)
-        case AnswerKind.NOT_STARTED:
-            opens_at = rfc3339(answer.moment_ms)
-            return render_problem("not_started", out_request_no=number, opens_at=opens_at, resets_at=opens_at)
-        case AnswerKind.ENDED:
-            return render_problem("ended", out_request_no=number)
-        case AnswerKind.PAUSED:
-            return render_problem("paused", out_request_no=number)
-        case AnswerKind.OVERLOADED:
-            return render_problem("overloaded", out_request_no=number)
-        case AnswerKind.CLOSED:
-            return render_problem(answer.reason, out_request_no=number)
-        case AnswerKind.LOST | AnswerKind.AGAIN:
-            return render_problem("gate_unavailable", out_request_no=number)
-        case AnswerKind.CONFIRMED | AnswerKind.REPEATED | AnswerKind.PENDING:
-            raise AssertionError(f"{answer.kind} is not a refusal")
-        case _:
-            assert_never(answer.kind)
+    if answer.kind is AnswerKind.PERSON_LIMIT and answer.seq:
+        held = msgspec.Raw(_voucher(answer, listing, asked))
+        return render_problem("person_limit", out_request_no=number, voucher=held)
+    if answer.kind is AnswerKind.PERSON_LIMIT:
+        detail = "The person's voucher is being issued; ask again soon to see it."
+        return render_problem("person_limit", detail=detail, retryable=True, out_request_no=number)
+    if answer.kind is AnswerKind.NOT_STARTED:
+        opens_at = rfc3339(answer.moment_ms)
+        return render_problem("not_started", out_request_no=number, opens_at=opens_at, resets_at=opens_at)
+    if answer.kind is AnswerKind.CLOSED:
+        return render_problem(answer.reason, out_request_no=number)
+    raise AssertionError(f"{answer.kind!r} has no answer")

@@ -1,6 +1,6 @@
 """From what gate and ledger say to what a grab is told: total tables, no decisions elsewhere."""
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from couponsvc.batch.ticket import Ticket
 from couponsvc.values.answer import Answer, AnswerKind
@@ -10,10 +10,21 @@ from couponsvc.values.wire import Confirmation
 
 PENDING = Answer(AnswerKind.PENDING)
 AGAIN = Answer(AnswerKind.AGAIN)
+PLAIN: Final[dict[int, Answer]] = {
+    ord(outcome.value): Answer(kind)
+    for outcome, kind in (
+        (Outcome.FENCED, AnswerKind.AGAIN),
+        (Outcome.PAUSED, AnswerKind.PAUSED),
+        (Outcome.SOLD_OUT_PENDING, AnswerKind.SOLD_OUT_PENDING),
+        (Outcome.SOLD_OUT, AnswerKind.SOLD_OUT),
+        (Outcome.OVERLOADED, AnswerKind.OVERLOADED),
+    )
+}
+"""By the gate's byte, answers that are the same for everybody: most of a sold-out rush."""
 _COMMITTED = int(Verdict.COMMITTED)
 
 
-def of_outcome(outcome: Outcome, note: bytes) -> Answer | None:  # noqa: C901, PLR0911 - one row per member
+def of_outcome(outcome: Outcome, note: bytes) -> Answer | None:
     """What the gate alone can answer; None where the ledger has to be waited for."""
     match outcome:
         case Outcome.GRANTED | Outcome.REPEATED_PENDING:
@@ -23,20 +34,14 @@ def of_outcome(outcome: Outcome, note: bytes) -> Answer | None:  # noqa: C901, P
         case Outcome.PERSON_LIMIT:
             held = read_note(note.decode())
             return with_voucher(AnswerKind.PERSON_LIMIT, held) if held.committed else None
-        case Outcome.FENCED:
-            return AGAIN
         case Outcome.NOT_STARTED:
             return Answer(AnswerKind.NOT_STARTED, moment_ms=int(note))
         case Outcome.ENDED:
             return Answer(AnswerKind.ENDED, moment_ms=int(note))
-        case Outcome.PAUSED:
-            return Answer(AnswerKind.PAUSED)
-        case Outcome.SOLD_OUT_PENDING:
-            return Answer(AnswerKind.SOLD_OUT_PENDING)
-        case Outcome.SOLD_OUT:
-            return Answer(AnswerKind.SOLD_OUT)
-        case Outcome.OVERLOADED:
-            return Answer(AnswerKind.OVERLOADED)
+        case (
+            Outcome.FENCED | Outcome.PAUSED | Outcome.SOLD_OUT_PENDING | Outcome.SOLD_OUT | Outcome.OVERLOADED
+        ):
+            return PLAIN[ord(outcome.value)]
         case _:
             assert_never(outcome)
 

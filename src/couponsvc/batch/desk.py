@@ -217,6 +217,10 @@ class Desk:
                 else:
                     ticket.resolve(answering.PENDING)
                 continue
+            plain = answering.PLAIN.get(code)
+            if plain is not None:
+                ticket.resolve(plain)
+                continue
             outcome = OUTCOME_OF[code]
             note = next(notes) if outcome.carries_note else b""
             answer = answering.of_outcome(outcome, note)
