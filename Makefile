@@ -43,7 +43,7 @@ test-fast: $(DEV_READY) ## pass the tests that kill nothing, in parallel
 	@echo "== fast tests ($(WORKERS) workers)"
 	@$(BIN)/pytest -n $(WORKERS) -m "not faults" --durations 5
 
-test-faults: $(DEV_READY) ## pass the tests that kill and pause real processes
+test-faults: $(DEV_READY) ## pass the slow tests: real processes killed, paused, flooded; broken doubles
 	@echo "== fault tests"
 	@$(BIN)/pytest -m faults --durations 5
 

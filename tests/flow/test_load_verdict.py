@@ -17,6 +17,8 @@ from loadtests.scenario import Budgets
 from tests.doubles.driver import Crowd, drive
 from tests.flow.conftest import Service
 
+pytestmark = pytest.mark.faults  # slower than the fast set may be
+
 BUDGETS = Budgets(p50_ms=5_000.0, p99_ms=5_000.0, errors_share=0.0, unanswered_share=0.0)
 PERSONS = 80
 

@@ -21,6 +21,8 @@ from tests.doubles.broken_api import AUDITOR_TOKEN, serving
 from tests.doubles.driver import Crowd, drive
 from tests.doubles.shop import Drop, Fault, Shop
 
+pytestmark = pytest.mark.faults  # slower than the fast set may be
+
 KEY = HmacKey("key-of-the-double", b"k" * 32)
 BUDGETS = Budgets(
     p50_ms=5_000.0,

@@ -15,6 +15,8 @@ from redis.asyncio import Redis
 
 from tests.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.faults  # slower than the fast set may be
+
 BY_NAME = {contender.name: contender for contender in ALTERNATIVES}
 
 
