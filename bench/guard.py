@@ -135,10 +135,47 @@ async def measure_now(rounds: int, window_s: float) -> Baseline:
         machine = describe_machine(directory)
         outcome = await measure(plan, echo_contender, our_names(), directory)
     echo, *ours = [report_row(measured) for measured in outcome.measured]
+    return _baseline(datetime.now(UTC).isoformat(timespec="seconds"), machine, CONNECTIONS, echo, ours)
+
+
+class _Results(msgspec.Struct, frozen=True):
+    """What is read of a results file."""
+
+    taken_at: str
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    rows: list[RowReport]
+
+
+def of_results(path: Path) -> Baseline:
+    """The same from the results of a whole run of the bench, whose rounds are more and longer.
+
+    Raises:
+        ValueError: it cannot be read, has no echo, or a row of ours did not hold.
+    """
+    try:
+        results = msgspec.json.decode(path.read_bytes(), type=_Results)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ValueError(f"{path} has no results: {error}") from None
+    rows = {row.name: row for row in results.rows}
+    if ECHO not in rows:
+        raise ValueError(f"{path} has no row {ECHO}")
+    return _baseline(
+        results.taken_at,
+        results.machine,
+        int(results.settings["connections"]),
+        rows[ECHO],
+        [rows[name] for name in our_names() if name in rows],
+    )
+
+
+def _baseline(
+    taken_at: str, machine: dict[str, Any], connections: int, echo: RowReport, ours: Sequence[RowReport]
+) -> Baseline:
     return Baseline(
-        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        taken_at=taken_at,
         machine=machine,
-        connections=CONNECTIONS,
+        connections=connections,
         echo_us=round(echo.cpu_sum_us, 2),
         rows={row.name: {k: round(v, 4) for k, v in ratios_of(row, echo).items()} for row in ours},
     )
@@ -160,11 +197,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--accept", action="store_true", help="write what is measured as the new baseline")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=WINDOW_S)
+    parser.add_argument(
+        "--results", type=Path, help="take a results file of `python -m bench`, measure nothing"
+    )
     parser.add_argument("--baseline", type=Path, default=BASELINE)
     options = parser.parse_args(arguments)
     try:
         baseline = None if options.accept else read_baseline(options.baseline)
-        return conclude(options.baseline, baseline, uvloop.run(measure_now(options.rounds, options.seconds)))
+        if options.results is not None:
+            now = of_results(options.results)
+        else:
+            now = uvloop.run(measure_now(options.rounds, options.seconds))
+        return conclude(options.baseline, baseline, now)
     except ValueError as error:
         say(f"python -m bench.guard: {error}")
         return WRONG

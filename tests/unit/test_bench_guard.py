@@ -4,6 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from bench.guard import Baseline, compare, conclude, main, ratios_of, read_baseline, render
+from bench.ours import our_names
 from bench.report import RoundReport, RowReport
 
 WAS = {
@@ -131,3 +132,21 @@ def test_without_a_baseline_it_ends_before_anything_is_measured(
 ) -> None:
     assert main(["--baseline", str(tmp_path / "none.json")]) == 1
     assert "--accept" in capsys.readouterr().err
+
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results" / "2026-11-22.json"
+
+
+def test_a_whole_run_can_be_the_baseline(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    arguments = ["--results", str(RESULTS), "--baseline", str(path)]
+    assert main([*arguments, "--accept"]) == 0
+    assert set(read_baseline(path).rows) == set(our_names())
+    assert main(arguments) == 0
+
+
+def test_a_file_without_results_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.json"
+    empty.write_text("{}")
+    assert main(["--results", str(empty), "--accept", "--baseline", str(tmp_path / "b.json")]) == 1
+    assert not (tmp_path / "b.json").exists()
