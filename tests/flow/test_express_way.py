@@ -1,6 +1,7 @@
 """However a grab's bytes arrive, it gets the same answer: whole, in pieces, pipelined, or beside others."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.flow.conftest import Service
+from tests.flow.conftest import Service, wait_until
 
 _numbers = count(1)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -142,3 +143,30 @@ async def test_a_stopping_service_answers_the_grab_that_it_has(service: Service)
         await stopping
         await service.start("api")
         await service.start("drain")
+
+
+async def test_a_connection_is_closed_after_its_idle_time_and_not_before(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop_id = await service.drop(5)
+    await service.stop("api")
+    monkeypatch.setattr("couponsvc.processes.api.KEEP_ALIVE_S", 2)
+    await service.start("api")
+
+    async def ready() -> bool:
+        with contextlib.suppress(Exception):
+            await service.operate("GET", "/readyz")
+            return True
+        return False
+
+    await wait_until(ready, "the service is ready")
+    async with connection(service) as (reader, writer):
+        for person in range(3):  # in all longer than the idle time, each pause shorter
+            writer.write(grab(service, drop_id, f"p-{person}"))
+            assert (await answer(reader))[0] == 201
+            await asyncio.sleep(0.8)
+        writer.write(grab(service, drop_id, "p-0", "", "TE: trailers"))  # past the express way
+        assert (await answer(reader))[0] == 409
+        writer.write(grab(service, drop_id, "p-4"))
+        assert (await answer(reader))[0] == 201
+        assert await asyncio.wait_for(reader.read(), 5) == b""
