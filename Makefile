@@ -98,7 +98,7 @@ lock: $(DEV_READY) ## make locks/*.lock anew from pyproject.toml
 	uv pip compile --generate-hashes --no-header --no-annotate --python-version 3.11 \
 	  --extra embedded --extra build -o locks/run.lock pyproject.toml
 	uv pip compile --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  --extra embedded --extra build --extra load --extra dev -c locks/run.lock -o locks/dev.lock pyproject.toml
+	  --extra embedded --extra build --extra load --extra nats --extra kafka --extra dev -c locks/run.lock -o locks/dev.lock pyproject.toml
 
 clean: ## remove what make made; never the data in ./var
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

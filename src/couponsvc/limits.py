@@ -91,6 +91,49 @@ LOAD_CHUNK_COUNT: Final = 2_000
 DEFINITION_REFRESH_MS: Final = 5_000
 """How old a cached drop definition may be without any message about it."""
 
+# --- events -------------------------------------------------------------------------------------
+EVENT_VOUCHERS_MAX_COUNT: Final = 500
+"""Contract: vouchers in one event, about 175 kB."""
+SEQUENCE_TURN_MAX_COUNT: Final = 500
+"""Outbox rows numbered in one transaction: a tenth of a second of commits at full rush."""
+SEQUENCE_EVERY_MS: Final = 50
+"""How often a relay looks for outbox rows: the larger part of an event's lag, and twenty short queries."""
+FEED_PAGE_MAX_COUNT: Final = 500
+"""Contract: events in one page of the feed."""
+FEED_PAGE_VOUCHERS_MAX_COUNT: Final = 5_000
+"""Vouchers after which a page of the feed ends: 1.75 MB. One event always fits."""
+FEED_WAIT_MAX_S: Final = 20
+"""Contract: how long a question for new events may wait; load balancers cut silence at 60 s."""
+FEED_WAITERS_MAX_COUNT: Final = 2_000
+"""Waiting feed readers of one process, streams included; a socket and some 50 kB each."""
+FEED_WAITERS_PER_PARTNER_MAX_COUNT: Final = 100
+"""One partner cannot take all of them."""
+SUBSCRIPTIONS_PER_PARTNER_MAX_COUNT: Final = 16
+WEBHOOK_URL_MAX_CHARS: Final = 2_048
+WEBHOOK_TIMEOUT_S: Final = 15.0
+"""Contract: a 2xx that is complete within this counts. Over everything: look-up, connect, TLS, answer."""
+WEBHOOK_ANSWER_MAX_BYTES: Final = 64 * 1024
+"""Nobody needs what a receiver says; more than this is cut off and counts by its status."""
+WEBHOOK_RETRY_DELAYS_S: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Between attempts (Standard Webhooks, example schedule): ten attempts within 75.6 hours."""
+WEBHOOK_RETRY_JITTER: Final = 0.1
+"""Each delay is lengthened by up to this share, so that what failed together does not return together."""
+WEBHOOK_ROTATION_S: Final = 86_400
+"""How long the old secret signs beside the new one."""
+DELIVERIES_IN_FLIGHT_MAX_COUNT: Final = 256
+"""Of one relay: at most 256 events in memory, 45 MB where all are full."""
+DELIVERIES_PER_ENDPOINT_MAX_COUNT: Final = 8
+"""At one receiver at once, from one relay: 40,000 vouchers a second at 100 ms each."""
+LEASE_S: Final = 30
+"""How long a delivery belongs to a relay that has died without its connection being noticed."""
+REDELIVER_MAX_COUNT: Final = 100_000
+"""Events that one question for redelivery may queue."""
+
+assert WEBHOOK_TIMEOUT_S * 2 <= LEASE_S, "a living relay must have marked a delivery before its lease ends"
+assert DELIVERIES_PER_ENDPOINT_MAX_COUNT * 8 <= DELIVERIES_IN_FLIGHT_MAX_COUNT, (
+    "one endpoint, an eighth at most"
+)
+assert FEED_PAGE_VOUCHERS_MAX_COUNT >= EVENT_VOUCHERS_MAX_COUNT
 assert LOOKUP_AFTER_MS[-1] < CONFIRM_WAIT_MS, "the last look-up must precede the 202"
 assert BATCH_MAX_COUNT <= DRAIN_GRANTS_MAX_COUNT, "one entry must fit one transaction"
 assert STATEMENT_TIMEOUT_MS * 2 < TAKE_OVER_IDLE_MS, "a living drainer must not be taken for dead"

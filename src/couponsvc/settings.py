@@ -28,6 +28,18 @@ class Settings(BaseSettings):
     confirm_wait_ms: int = Field(default=limits.CONFIRM_WAIT_MS, ge=0, le=60_000)
     backlog_max_count: int = Field(default=limits.BACKLOG_MAX_COUNT, ge=1)
     take_over_idle_ms: int = Field(default=limits.TAKE_OVER_IDLE_MS, ge=100)
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="deliver webhooks to private and loopback addresses, by plain http (development)",
+    )
+    events_kept_days: int = Field(
+        default=0, ge=0, description="drop events older than this; 0: keep them for ever"
+    )
+    attempts_kept_days: int = Field(
+        default=30, ge=1, description="drop the log of delivery attempts older than this"
+    )
+    nats_url: SecretStr | None = Field(default=None, description="nats://…: also publish events to JetStream")
+    kafka_servers: str | None = Field(default=None, description="host:port,…: also publish events to Kafka")
     metrics_dir: Path | None = Field(
         default=None, description="shared by all processes of a machine; see docs/architecture.md"
     )
