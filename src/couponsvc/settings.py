@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     )
     nats_url: SecretStr | None = Field(default=None, description="nats://…: also publish events to JetStream")
     kafka_servers: str | None = Field(default=None, description="host:port,…: also publish events to Kafka")
+    kafka_topic: str = Field(default="couponsvc.events", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
+    kafka_tls: bool = Field(default=False, description="talk TLS to Kafka")
+    kafka_username: str | None = Field(default=None, description="log in to Kafka by SCRAM-SHA-512")
+    kafka_password: SecretStr | None = None
+    sinks_start: str = Field(
+        default="beginning",
+        pattern="^(beginning|now)$",
+        description="where a broker begins that was never fed: with every event that is kept, or the next",
+    )
     metrics_dir: Path | None = Field(
         default=None, description="shared by all processes of a machine; see docs/architecture.md"
     )
