@@ -10,6 +10,10 @@ from couponsvc.api.services import Services
 from couponsvc.programs.definitions import StandingDrop, find_drop
 
 _IMPLIES_READ: Final = frozenset({"read", "operate", "audit"})
+_EVENTS_OF_THE_HOUSE: Final = (
+    "Events are a partner's: this needs a partner's credential with the scope read. "
+    "Operators see them with `couponsvc events tail`, `deliveries` and `redeliver`."
+)
 
 
 def services_of(request: Request) -> Services:
@@ -33,6 +37,18 @@ def reader(request: Request) -> Principal:
     if not _IMPLIES_READ & principal.scopes:
         raise ProblemAnswer("forbidden", "This needs a credential with the scope read.")
     return principal
+
+
+def partner_reader(request: Request) -> Principal:
+    """Who hears of events: a partner with `read`, because an event belongs to one partner.
+
+    Raises:
+        ProblemAnswer: `forbidden`.
+    """
+    principal = _principal(request)
+    if principal.partner_no is None:
+        raise ProblemAnswer("forbidden", _EVENTS_OF_THE_HOUSE)
+    return reader(request)
 
 
 def operator(request: Request) -> Principal:
@@ -62,6 +78,7 @@ def _of_the_house(principal: Principal, scope: str) -> Principal:
 
 
 Reader = Annotated[Principal, Depends(reader)]
+PartnerReader = Annotated[Principal, Depends(partner_reader)]
 OperatorKey = Annotated[Principal, Depends(operator)]
 AuditorKey = Annotated[Principal, Depends(auditor)]
 ServicesOf = Annotated[Services, Depends(services_of)]

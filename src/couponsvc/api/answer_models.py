@@ -1,6 +1,6 @@
 """What answers look like, for the OpenAPI document; they are written by `api.answers` and the lane."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -124,6 +124,31 @@ class PendingAnswer(_Answer):
     status: Literal["pending"]
     drop_id: Slug
     out_request_no: str
+
+
+class EventAnswer(_Answer):
+    """A CloudEvent (version 1.0, JSON). `dataschema` leads to the schema of its type."""
+
+    specversion: Literal["1.0"]
+    id: str
+    """`evt_…`: the same event has the same id and the same bytes, however often and wherever it is seen."""
+    source: str
+    type: str
+    subject: str
+    """The partner."""
+    time: Moment
+    sequence: str | None = None
+    """Of events of a drop: 1, 2, 3 … for this partner and drop, without gaps; ten digits."""
+    datacontenttype: Literal["application/json"]
+    dataschema: str
+    data: dict[str, Any]
+
+
+class EventPage(_Answer):
+    """The next events of the feed. `next` is the `after` of the next question, on every page."""
+
+    events: list[EventAnswer]
+    next: str
 
 
 class ReadyAnswer(_Answer):

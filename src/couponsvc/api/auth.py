@@ -149,6 +149,11 @@ class Authenticator:
             return Unauthenticated(detail)
         return KeyNotCached(detail, key_id)
 
+    def is_live(self, key_id: str) -> bool:
+        """Whether a key may be used now, as far as the table knows: for answers that take long."""
+        credential = self._table.credentials.get(key_id)
+        return credential is not None and credential.expires_s > self._clock()
+
     # --- keeping the table fresh --------------------------------------------------------------
     async def authenticate(  # noqa: PLR0917 - as `check`
         self,

@@ -8,7 +8,9 @@ _REQUESTS: Final = metrics.counter(
     "couponsvc_http_requests", "HTTP requests answered, grabs aside.", ["route", "method", "status"]
 )
 _SECONDS: Final = metrics.histogram(
-    "couponsvc_http_request_seconds", "Time from request to answer, grabs aside.", ["route"]
+    "couponsvc_http_request_seconds",
+    "Time from request to answer, grabs and waits for events aside.",
+    ["route"],
 )
 KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"})
 """A label's values must be few: any other method is counted as OTHER."""

@@ -38,7 +38,11 @@ log = logs.get("api")
 
 
 class RequestContext:
-    """Gives every request an id, counts it, and turns a failure into a problem."""
+    """Gives every request an id, counts it, and turns a failure into a problem.
+
+    A route that waits for something to happen says for how long in `scope["state"]["waited_s"]`: it
+    is left out of the time that the answer took.
+    """
 
     def __init__(self, app: Application) -> None:
         self._app: Final = app
@@ -75,7 +79,8 @@ class RequestContext:
                 await send_problem(send_with_id, answer)
             finally:
                 if status:  # else the client went away before it had asked
-                    metrics.request_answered(_route(scope), scope["method"], status, perf_counter() - began)
+                    taken_s = perf_counter() - began - scope.get("state", {}).get("waited_s", 0.0)
+                    metrics.request_answered(_route(scope), scope["method"], status, max(taken_s, 0.0))
 
     def _request_id(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         for name, value in headers:

@@ -118,6 +118,7 @@ def document(app: FastAPI) -> dict[str, Any]:
                 {"name": "vouchers", "description": "What was issued."},
                 {"name": "drops", "description": "One opening of a stock of vouchers, with a window."},
                 {"name": "programs", "description": "Government mandates and their voucher templates."},
+                {"name": "events", "description": "What a partner hears of: its feed, and where to send it."},
                 {"name": "health", "description": "For load balancers and Prometheus; no credential."},
             ],
         )

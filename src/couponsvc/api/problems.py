@@ -70,6 +70,13 @@ CATALOGUE: Final[dict[str, Problem]] = {
         _problem(
             "conflict", 409, "Conflict", "The change would break a promise; read the drop and try again."
         ),
+        _problem(
+            "events_gone",
+            410,
+            "Events gone",
+            "Events after this cursor are no longer kept. Start again without after, and look up older "
+            "vouchers by person.",
+        ),
         _problem("body_too_large", 413, "Body too large", "Send a smaller body."),
         _problem("invalid_request", 422, "Invalid request", "Correct what is named in detail."),
         _problem("rate_limited", 429, "Rate limited", "Wait as Retry-After says.", retryable=True),
