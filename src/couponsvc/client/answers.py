@@ -43,6 +43,7 @@ class Refusal(msgspec.Struct, frozen=True):
     """A problem (RFC 9457), as far as a caller acts on it."""
 
     code: str = ""
+    title: str = ""
     retryable: bool = False
     detail: str = ""
     opens_at: str | None = None
@@ -53,6 +54,16 @@ class Refusal(msgspec.Struct, frozen=True):
 _voucher_decoder = msgspec.json.Decoder(Voucher)
 _refusal_decoder = msgspec.json.Decoder(Refusal)
 _NO_REFUSAL: Final = Refusal()
+
+
+class ApiRefused(Exception):
+    """The API answered with a problem; the message is its code and detail on one line."""
+
+    def __init__(self, status: int, refusal: Refusal) -> None:
+        said = refusal.title or f"HTTP {status}"
+        super().__init__(f"{status} {refusal.code or said}: {refusal.detail or said}".replace("\n", " "))
+        self.status: Final = status
+        self.refusal: Final = refusal
 
 
 class Answer:

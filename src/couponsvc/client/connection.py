@@ -6,6 +6,7 @@ per request. A request is bytes made by the caller; the answer arrives in a futu
 """
 
 import asyncio
+import ssl
 from time import time_ns
 from typing import Final, cast
 from urllib.parse import SplitResult, urlsplit
@@ -143,8 +144,8 @@ def split_url(base_url: str) -> SplitResult:
     return parts
 
 
-async def connect(parts: SplitResult, timeout_s: float) -> Connection:
-    """Open a connection.
+async def connect(parts: SplitResult, timeout_s: float, tls: ssl.SSLContext | None = None) -> Connection:
+    """Open a connection; `tls` replaces the system's authorities for `https`.
 
     Raises:
         Unreachable: nobody listens there, or not in time.
@@ -155,7 +156,7 @@ async def connect(parts: SplitResult, timeout_s: float) -> Connection:
     try:
         async with asyncio.timeout(timeout_s):
             _, connection = await loop.create_connection(
-                lambda: Connection(loop), host, port, ssl=parts.scheme == "https" or None
+                lambda: Connection(loop), host, port, ssl=(tls or True) if parts.scheme == "https" else None
             )
     except (OSError, TimeoutError) as error:
         raise Unreachable(f"{host}:{port} cannot be reached: {error}") from error

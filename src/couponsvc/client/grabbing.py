@@ -1,24 +1,20 @@
 """The fast client: signed grabs over a few kept-open connections."""
 
 import asyncio
-import time
+import ssl
 from collections import deque
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote
-
-import msgspec
 
 from couponsvc.client.answers import Answer
 from couponsvc.client.connection import Connection, connect, split_url
-from couponsvc.support.signing import SigningKey, sign
+from couponsvc.client.requests import Request, grab_request, look_up_request
+from couponsvc.support.signing import SigningKey
 
 TIMEOUT_S: Final = 10.0
 """Longer than the service ever waits itself (2 s, then 202): past it the answer is lost."""
 _SWEEP_EVERY_S: Final = 0.25
 """One timer for all requests in flight instead of one each; a timeout may be late by this."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class GrabClient:
@@ -34,8 +30,9 @@ class GrabClient:
         *,
         connections_max_count: int = 64,
         timeout_s: float = TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Make a client; nothing is sent yet.
+        """Make a client; nothing is sent yet. `tls`: where the system's authorities do not suffice.
 
         Raises:
             ValueError: `base_url` is not `http(s)://host[:port]`.
@@ -43,6 +40,7 @@ class GrabClient:
         self._address = split_url(base_url)
         self._key = key
         self._timeout_s = timeout_s
+        self._tls = tls
         self._room = connections_max_count
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
@@ -88,10 +86,16 @@ class GrabClient:
         Raises:
             Unreachable: no connection could be made; nothing was sent.
         """
-        request = self.grab_request(
-            drop_id, person_token, out_request_no, channel=channel, region=region, respond_async=respond_async
+        return await self.exchange(
+            grab_request(
+                drop_id,
+                person_token,
+                out_request_no,
+                channel=channel,
+                region=region,
+                respond_async=respond_async,
+            )
         )
-        return await self._exchange(request)
 
     async def look_up(self, drop_id: str, out_request_no: str) -> Answer:
         """Ask what became of a number: `repeated`, `pending` or `unknown_request`.
@@ -99,8 +103,7 @@ class GrabClient:
         Raises:
             Unreachable: no connection could be made.
         """
-        path = f"/v1/drops/{drop_id}/grabs/{quote(out_request_no, safe='')}".encode()
-        return await self._exchange(self._request(b"GET", path, b""))
+        return await self.exchange(look_up_request(drop_id, out_request_no))
 
     async def abandon_grab(self, drop_id: str, person_token: str, out_request_no: str) -> Answer:
         """Send a grab and lose the connection before the answer: a fault, for demos and tests.
@@ -129,32 +132,33 @@ class GrabClient:
         respond_async: bool = False,
     ) -> bytes:
         """Signed bytes of one grab."""
-        fields = {"person_token": person_token, "out_request_no": out_request_no}
-        if channel is not None:
-            fields["channel"] = channel
-        if region is not None:
-            fields["region"] = region
-        extra = b"prefer: respond-async\r\n" if respond_async else b""
-        return self._request(b"POST", f"/v1/drops/{drop_id}/grabs".encode(), _encode(fields), extra)
+        request = grab_request(
+            drop_id, person_token, out_request_no, channel=channel, region=region, respond_async=respond_async
+        )
+        return self._signed(request)
 
-    # --- requests and connections -------------------------------------------------------------
-    def _request(self, method: bytes, path: bytes, body: bytes, extra: bytes = b"") -> bytes:
-        proof = sign(self._key, method, path, body=body, created_s=int(time.time()))
-        lines = [method, b" ", path, b" HTTP/1.1", self._tail, extra]
-        for name, value in proof:
-            lines += (name, b": ", value, b"\r\n")
-        if body:
-            lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
-        lines += (b"\r\n", body)
-        return b"".join(lines)
+    async def exchange(self, request: Request) -> Answer:
+        """Sign and send any request whose answer is small, once.
 
-    async def _exchange(self, request: bytes) -> Answer:
+        Raises:
+            Unreachable: no connection could be made; nothing was sent.
+        """
+        signed = self._signed(request)
         connection = await self._take()
         self.requests_count += 1
         try:
-            return await connection.exchange(request)
+            return await connection.exchange(signed)
         finally:
             self._give_back(connection)
+
+    # --- requests and connections -------------------------------------------------------------
+    def _signed(self, request: Request) -> bytes:
+        body = request.body
+        headers = b"".join([b"%b: %b\r\n" % header for header in request.signed_headers(self._key)])
+        length = b"content-length: %d\r\n" % len(body) if body else b""
+        return b"".join(
+            (request.method, b" ", request.target, b" HTTP/1.1", self._tail, headers, length, b"\r\n", body)
+        )
 
     async def _take(self) -> Connection:
         while True:
@@ -176,7 +180,7 @@ class GrabClient:
                 raise
         self._room -= 1
         try:
-            connection = await connect(self._address, self._timeout_s)
+            connection = await connect(self._address, self._timeout_s, self._tls)
         except BaseException:
             self._room += 1
             self._wake_next()

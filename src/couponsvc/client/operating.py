@@ -5,20 +5,11 @@ from typing import Any, Final, Self
 
 import httpx2
 
-from couponsvc.client.answers import Refusal
+from couponsvc.client.answers import Answer, ApiRefused, Refusal
 from couponsvc.client.connection import Unreachable
 
 TIMEOUT_S: Final = 10.0
 """An operator's call is one short transaction; a minute-long export is not made with this."""
-
-
-class ApiRefused(Exception):
-    """The API answered with a problem; the message is its title and detail on one line."""
-
-    def __init__(self, status: int, refusal: Refusal, title: str) -> None:
-        super().__init__(f"{status} {refusal.code or title}: {refusal.detail or title}".replace("\n", " "))
-        self.status: Final = status
-        self.refusal: Final = refusal
 
 
 class ApiClient:
@@ -93,26 +84,12 @@ class ApiClient:
                 f"{self._base_url} cannot be reached: {error or type(error).__name__}"
             ) from error
         if not response.is_success:
-            raise _refused(response)
+            refusal = Answer(response.status_code, response.content).refusal
+            raise ApiRefused(response.status_code, refusal)
         try:
             found = response.json()
         except ValueError as error:
-            raise ApiRefused(response.status_code, Refusal(), "the answer is not JSON") from error
+            raise ApiRefused(response.status_code, Refusal(title="the answer is not JSON")) from error
         if not isinstance(found, dict):
-            raise ApiRefused(response.status_code, Refusal(), "the answer is not an object")
+            raise ApiRefused(response.status_code, Refusal(title="the answer is not an object"))
         return response.status_code, found
-
-
-def _refused(response: httpx2.Response) -> ApiRefused:
-    try:
-        body = response.json()
-    except ValueError:
-        body = {}
-    if not isinstance(body, dict):
-        body = {}
-    refusal = Refusal(
-        code=str(body.get("code", "")),
-        retryable=body.get("retryable") is True,
-        detail=str(body.get("detail", "")),
-    )
-    return ApiRefused(response.status_code, refusal, str(body.get("title", response.reason_phrase)))

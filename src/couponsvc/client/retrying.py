@@ -1,16 +1,41 @@
-"""Asking again with the same number: safe, because a number has one answer."""
+"""When to ask again: decisions without input or output. Clients carry them out (see `driving`).
 
-import asyncio
+A decision is a generator of steps: a `Request` to send or a `Pause` to make. It is sent the answer
+of each request (nothing after a pause), or `Unreachable` is thrown in where nothing could be sent.
+"""
+
 import random
+import sys
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
-from couponsvc.client.answers import NO_ANSWER, PENDING, UNKNOWN_REQUEST, Answer
+from couponsvc.client.answers import LOST, NO_ANSWER, PENDING, UNKNOWN_REQUEST, Answer, ApiRefused
 from couponsvc.client.connection import Unreachable
-from couponsvc.client.grabbing import GrabClient
+from couponsvc.client.requests import Request, grab_request, look_up_request
 
-_UNSETTLED: Final = frozenset({0, 202, 429, 503})
-"""Lost, pending, slowed down, unavailable: the number has no answer yet."""
+T = TypeVar("T")
+
+_NOT_DONE: Final = frozenset({429, 503})
+"""Slowed down, unavailable: whatever was asked for, it was not done."""
+_UNKNOWN: Final = frozenset({0, 500, 502, 504})
+"""Lost, or broken on the way: it may have been done."""
+_UNSETTLED: Final = _NOT_DONE | _UNKNOWN | {202}
+"""The number of a grab has no answer yet."""
+_REFUSED_FROM: Final = 300
+
+
+class Pause(NamedTuple):
+    """A step: wait."""
+
+    seconds: float
+
+
+Steps = Generator[Request | Pause, Answer, T]
+
+
+class AnswerLost(ConnectionError):
+    """The request was sent and no answer came: whether it was done is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,43 +44,83 @@ class Retries:
 
     attempts_max_count: int
     pause_s: float = 0.1
-    """Before the second attempt; doubles each time, with jitter; `Retry-After` lengthens it."""
+    """Before the second attempt; doubles each time, with jitter."""
     pause_max_s: float = 2.0
+
+    def pause_before(self, attempt_no: int, answer: Answer) -> Pause:
+        """How long to wait before attempt 2, 3, 4 …: at least as long as `Retry-After` says."""
+        usual_s = min(self.pause_s * 2.0 ** min(attempt_no - 2, 32), self.pause_max_s)
+        told_s = answer.retry_after_s or 0.0
+        share = random.random()  # noqa: S311 - jitter is no secret
+        return Pause(max(usual_s * (0.5 + share), told_s * (1.0 + share / 4)))
 
 
 ONCE: Final = Retries(attempts_max_count=1)
 PATIENT: Final = Retries(attempts_max_count=8)
 """About 7 s in all: longer than a rebuild or the restart of one process."""
+RELENTLESS: Final = Retries(attempts_max_count=sys.maxsize, pause_max_s=15.0)
+"""For a program that has nothing else to do than to wait until the service is back."""
 
 
-async def grab_until_answered(
-    client: GrabClient,
+def insist(retries: Retries, request: Request) -> Steps[Answer]:
+    """Send a request, again where it was not done, or where doing it twice is the same.
+
+    Returns:
+        The answer, a 2xx.
+
+    Raises:
+        ApiRefused: it was refused by a rule, or patience ran out.
+        AnswerLost: no answer came; it may have been done.
+        Unreachable: nobody listens; it was not done.
+    """
+    answer = NO_ANSWER
+    for attempt_no in range(1, retries.attempts_max_count + 1):
+        if attempt_no > 1:
+            yield retries.pause_before(attempt_no, answer)
+        try:
+            answer = yield request
+        except Unreachable:
+            if attempt_no == retries.attempts_max_count:
+                raise
+            answer = NO_ANSWER
+            continue
+        if answer.status not in (_NOT_DONE | _UNKNOWN if request.repeatable else _NOT_DONE):
+            break
+    if answer.outcome == LOST:
+        raise AnswerLost(f"no answer to {request.method.decode()} {request.path.decode()}")
+    if answer.status >= _REFUSED_FROM:
+        raise ApiRefused(answer.status, answer.refusal)
+    return answer
+
+
+def grab(
+    retries: Retries,
     drop_id: str,
     person_token: str,
     out_request_no: str,
     *,
-    retries: Retries = PATIENT,
+    channel: str | None = None,
+    region: str | None = None,
     so_far: Answer = NO_ANSWER,
-) -> Answer:
-    """Ask with one number until it has an answer: again after silence, 202 (by look-up), 429, 503.
+) -> Steps[Answer]:
+    """Ask with one number until it has an answer: again after silence, 202 (by look-up), 429, 5xx.
 
-    `so_far` is what an earlier attempt was told; with it, the first attempt here pauses too.
+    Safe, because a number has one answer, however often it is asked. `so_far` is what an earlier
+    attempt was told; with it, the first attempt here pauses too.
 
     Returns:
-        The last answer. It is unsettled (`lost`, `pending`, 503 …) only where patience ran out;
-        then a voucher may still exist under this number.
+        The last answer; refusals are values too (`Answer.outcome`). It is unsettled (`lost`,
+        `pending`, 503 …) only where patience ran out: then a voucher may still exist under this
+        number. Keep the number and ask again later, never with a new one.
     """
-    answer, pause_s = so_far, retries.pause_s
-    for attempt in range(retries.attempts_max_count):
-        if attempt or so_far is not NO_ANSWER:
-            wait_s = max(answer.retry_after_s or 0.0, pause_s)
-            await asyncio.sleep(wait_s * (0.5 + random.random()))  # noqa: S311 - jitter is no secret
-            pause_s = min(pause_s * 2, retries.pause_max_s)
+    ask = grab_request(drop_id, person_token, out_request_no, channel=channel, region=region)
+    look_up = look_up_request(drop_id, out_request_no)
+    answer, skipped_count = so_far, int(so_far is not NO_ANSWER)
+    for attempt_no in range(1, retries.attempts_max_count + 1):
+        if attempt_no + skipped_count > 1:
+            yield retries.pause_before(attempt_no + skipped_count, answer)
         try:
-            if answer.outcome == PENDING:
-                answer = await client.look_up(drop_id, out_request_no)
-            else:
-                answer = await client.grab(drop_id, person_token, out_request_no)
+            answer = yield (look_up if answer.outcome == PENDING else ask)
         except Unreachable:
             answer = NO_ANSWER
         if answer.status not in _UNSETTLED and answer.outcome != UNKNOWN_REQUEST:
