@@ -102,6 +102,10 @@ TABLES = """
 SELECT string_agg(quote_ident(relname), ', ') FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'schema_migrations'
 """
+PARTITIONS = """
+SELECT string_agg(quote_ident(c.relname), ', ') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+"""
 SCHEMA_FINGERPRINT = """
 SELECT md5(string_agg(item, '|' ORDER BY item)) FROM (
   SELECT conrelid::regclass || conname || pg_get_constraintdef(oid) FROM pg_constraint
@@ -184,9 +188,12 @@ class PostgresServer:
         connection = await asyncpg.connect(dsn)
         try:
             await connection.execute(END_OTHERS)
+            if partitions := await connection.fetchval(PARTITIONS):
+                await connection.execute(f"DROP TABLE {partitions}")
             fingerprint = str(await connection.fetchval(SCHEMA_FINGERPRINT))
             tables = await connection.fetchval(TABLES)
             await connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+            await connection.execute("INSERT INTO event_counter DEFAULT VALUES")
         finally:
             await connection.close()
         return fingerprint

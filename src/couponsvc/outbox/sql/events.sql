@@ -1,0 +1,67 @@
+-- name: by_numbers :many
+-- Events with what their documents need, in order. An event has one row per moment of issue: its
+-- vouchers as one text, joined by ASCII 31 (seq, code, person_token, out_request_no, seq, …), because
+-- the driver takes ten times as long over a row for each.
+-- Params: $1 bigint[] event_no
+SELECT
+  e.event_no, e.partner_no, e.drop_no, e.sequence, e.type, e.voucher_count, e.data, p.partner_id, d.drop_id,
+  d.face_value_fen, d.min_spend_fen, d.valid_for_ms,
+  (extract(epoch FROM e.occurred_at) * 1000)::bigint AS occurred_ms,
+  (extract(epoch FROM v.issued_at) * 1000)::bigint AS issued_ms, v.vouchers
+FROM events e
+JOIN partners p USING (partner_no)
+LEFT JOIN drops d USING (drop_no)
+LEFT JOIN LATERAL (
+  SELECT
+    issued_at,
+    string_agg(
+      concat_ws(U&'\001F', seq, code, person_token, out_request_no), U&'\001F' ORDER BY seq
+    ) AS vouchers
+  FROM vouchers
+  WHERE drop_no = e.drop_no AND seq BETWEEN e.first_seq AND e.last_seq AND partner_no = e.partner_no
+  GROUP BY issued_at
+) v ON e.first_seq IS NOT NULL
+WHERE e.event_no = ANY ($1::bigint[])
+ORDER BY e.event_no, v.issued_at;
+
+-- name: page_of_partner :many
+-- The numbers of a partner's next events; ends early where their vouchers become many.
+-- Params: $1 int partner_no, $2 bigint after, $3 int limit, $4 int vouchers
+SELECT event_no
+FROM (
+  SELECT event_no, row_number() OVER newer AS place, sum(voucher_count) OVER newer AS voucher_count
+  FROM (
+    SELECT event_no, voucher_count
+    FROM events
+    WHERE partner_no = $1 AND event_no > $2
+    ORDER BY event_no
+    LIMIT $3
+  ) e
+  WINDOW newer AS (ORDER BY event_no)
+) page
+WHERE place = 1 OR voucher_count <= $4
+ORDER BY event_no;
+
+-- name: page_of_all :many
+-- The same over all partners.
+-- Params: $1 bigint after, $2 int limit, $3 int vouchers
+SELECT event_no
+FROM (
+  SELECT event_no, row_number() OVER newer AS place, sum(voucher_count) OVER newer AS voucher_count
+  FROM (SELECT event_no, voucher_count FROM events WHERE event_no > $1 ORDER BY event_no LIMIT $2) e
+  WINDOW newer AS (ORDER BY event_no)
+) page
+WHERE place = 1 OR voucher_count <= $3
+ORDER BY event_no;
+
+-- name: latest_of_partner :value
+-- Number of a partner's newest event.
+-- Params: $1 int partner_no
+SELECT event_no FROM events WHERE partner_no = $1 ORDER BY event_no DESC LIMIT 1;
+
+-- name: oldest_partition :value
+-- Which partition of events is the first that is kept; partitions are dropped from the beginning.
+SELECT min(split_part(c.relname, '_', 2)::bigint)
+FROM pg_inherits i
+JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'events'::regclass;

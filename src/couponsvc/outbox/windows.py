@@ -1,0 +1,172 @@
+"""What a turn of the sequencer tells, and in which order. Pure: no input, no output."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from couponsvc import limits
+from couponsvc.outbox.rendering import compact
+from couponsvc.values.event import EventType, subscription_id
+from couponsvc.values.moment import rfc3339, unix_ms
+
+TURN_VOUCHERS_MAX_COUNT: Final = 100_000
+"""Vouchers after which a turn ends: a fifth of a second of Postgres. One outbox row always fits."""
+
+
+class OutboxRow(NamedTuple):
+    """A row of the outbox, as `take_rows` reads it (its first columns)."""
+
+    outbox_no: int
+    type: str
+    drop_no: int | None
+    subscription_no: int | None
+    first_seq: int | None
+    last_seq: int | None
+    data: str
+    occurred_at: datetime
+
+
+class Window(NamedTuple):
+    """When a drop is open, for what stock."""
+
+    opens_at: datetime
+    closes_at: datetime
+    quantity: int
+
+
+@dataclass(slots=True)
+class Told:
+    """How far partners were told of a drop."""
+
+    told_seq: int
+    opened: bool
+    ended: bool
+
+
+class Telling(NamedTuple):
+    """What becomes one event for each partner that may know; the columns of `fan_out`."""
+
+    kind: EventType
+    drop_no: int | None
+    subscription_no: int | None
+    first_seq: int | None
+    last_seq: int | None
+    data: str
+    occurred_at: datetime
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one transaction tells."""
+
+    told: dict[int, Told]
+    """By drop: how far, when the turn is done."""
+    tellings: list[Telling] = field(default_factory=list)
+    outbox_nos: list[int] = field(default_factory=list)
+    """Rows that are told by it and leave the outbox."""
+    misfits: dict[int, str] = field(default_factory=dict)
+    """By drop: why its rows stay where they are."""
+
+
+def plan_turn(
+    rows: Sequence[OutboxRow],
+    told: dict[int, Told],
+    windows: Mapping[int, Window],
+    now: datetime,
+) -> Turn:
+    """Put a turn together: rows in their order, openings before what happens in a window, ends last.
+
+    Args:
+        rows: Of the outbox, in order of their numbers.
+        told: Of every drop in `rows` and `windows`; is moved on.
+        windows: Of the drops whose window has opened or ended untold, and of those in `rows` that
+            tell of vouchers although nobody was told of the opening.
+        now: The moment.
+    """
+    turn = Turn(told)
+    voucher_count = 0
+    for row in rows:
+        if row.drop_no in turn.misfits:
+            continue
+        if voucher_count >= TURN_VOUCHERS_MAX_COUNT:
+            break
+        if row.drop_no is None:
+            _tell_test(turn, row)
+        elif row.first_seq is not None and row.last_seq is not None:
+            voucher_count += row.last_seq - row.first_seq + 1
+            _tell_vouchers(turn, row, (row.drop_no, row.first_seq, row.last_seq), windows)
+        else:
+            _tell_drop(turn, row, row.drop_no, windows)
+    for drop_no, window in windows.items():
+        if drop_no not in turn.misfits:
+            _tell_window(turn, drop_no, window, now)
+    return turn
+
+
+def _tell_vouchers(
+    turn: Turn, row: OutboxRow, vouchers: tuple[int, int, int], windows: Mapping[int, Window]
+) -> None:
+    drop_no, first_seq, last_seq = vouchers
+    told = turn.told[drop_no]
+    if first_seq != told.told_seq + 1:
+        turn.misfits[drop_no] = f"row {row.outbox_no} tells from {first_seq}, partners know {told.told_seq}"
+        return
+    if not told.opened:
+        _tell_opened(turn, drop_no, windows[drop_no], windows[drop_no].opens_at)
+    step = limits.EVENT_VOUCHERS_MAX_COUNT
+    for first in range(first_seq, last_seq + 1, step):
+        last = min(first + step - 1, last_seq)
+        turn.tellings.append(
+            Telling(EventType.VOUCHER_ISSUED, drop_no, None, first, last, "{}", row.occurred_at)
+        )
+    told.told_seq = last_seq
+    turn.outbox_nos.append(row.outbox_no)
+
+
+def _tell_drop(turn: Turn, row: OutboxRow, drop_no: int, windows: Mapping[int, Window]) -> None:
+    window = windows.get(drop_no)
+    if window is not None and not turn.told[drop_no].opened and window.opens_at <= row.occurred_at:
+        _tell_opened(turn, drop_no, window, window.opens_at)
+    data = {name: value for name, value in msgspec.json.decode(row.data).items() if name != "drop_id"}
+    kind = EventType(row.type)
+    turn.tellings.append(Telling(kind, drop_no, None, None, None, compact(data), row.occurred_at))
+    turn.outbox_nos.append(row.outbox_no)
+
+
+def _tell_test(turn: Turn, row: OutboxRow) -> None:
+    assert row.subscription_no is not None, "a row without a drop concerns a subscription"  # noqa: S101
+    data = compact({"subscription_id": subscription_id(row.subscription_no)})
+    turn.tellings.append(
+        Telling(EventType(row.type), None, row.subscription_no, None, None, data, row.occurred_at)
+    )
+    turn.outbox_nos.append(row.outbox_no)
+
+
+def _tell_window(turn: Turn, drop_no: int, window: Window, now: datetime) -> None:
+    """Tell what the clock says of a drop; an end that was put off opens the window again."""
+    told = turn.told[drop_no]
+    if now < window.opens_at:
+        return
+    if not told.opened:
+        _tell_opened(turn, drop_no, window, window.opens_at)
+    elif told.ended and now < window.closes_at:
+        _tell_opened(turn, drop_no, window, now)
+    if window.closes_at <= now and not told.ended:
+        data: dict[str, Any] = {"closes_at": rfc3339(unix_ms(window.closes_at)), "quantity": window.quantity}
+        turn.tellings.append(
+            Telling(EventType.DROP_ENDED, drop_no, None, None, None, compact(data), window.closes_at)
+        )
+        told.ended = True
+
+
+def _tell_opened(turn: Turn, drop_no: int, window: Window, moment: datetime) -> None:
+    data = {
+        "opens_at": rfc3339(unix_ms(window.opens_at)),
+        "closes_at": rfc3339(unix_ms(window.closes_at)),
+        "quantity": window.quantity,
+    }
+    turn.tellings.append(Telling(EventType.DROP_OPENED, drop_no, None, None, None, compact(data), moment))
+    turn.told[drop_no].opened, turn.told[drop_no].ended = True, False
