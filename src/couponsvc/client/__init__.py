@@ -8,14 +8,21 @@ the plain one, for everything that operators do. None imports anything of the se
 """
 
 from couponsvc.client.answers import Answer, ApiRefused, Refusal, Voucher
+from couponsvc.client.calls import Drop
 from couponsvc.client.connection import Unreachable
 from couponsvc.client.credentials import Credentials, CredentialsError, read_credentials
 from couponsvc.client.driving import grab_until_answered
+from couponsvc.client.events import BEGINNING, EVENT_TYPES, Event, EventPage, IssuedVouchers, MalformedEvent
 from couponsvc.client.grabbing import GrabClient
 from couponsvc.client.operating import ApiClient
+from couponsvc.client.partner import AsyncPartnerClient, PartnerClient
 from couponsvc.client.retrying import ONCE, PATIENT, RELENTLESS, AnswerLost, Retries
+from couponsvc.client.subscriptions import NewSubscription, RotatedSecret, Subscription
+from couponsvc.client.webhooks import BadWebhook, WebhookVerifier
 
 __all__ = [
+    "BEGINNING",
+    "EVENT_TYPES",
     "ONCE",
     "PATIENT",
     "RELENTLESS",
@@ -23,13 +30,25 @@ __all__ = [
     "AnswerLost",
     "ApiClient",
     "ApiRefused",
+    "AsyncPartnerClient",
+    "BadWebhook",
     "Credentials",
     "CredentialsError",
+    "Drop",
+    "Event",
+    "EventPage",
     "GrabClient",
+    "IssuedVouchers",
+    "MalformedEvent",
+    "NewSubscription",
+    "PartnerClient",
     "Refusal",
     "Retries",
+    "RotatedSecret",
+    "Subscription",
     "Unreachable",
     "Voucher",
+    "WebhookVerifier",
     "grab_until_answered",
     "read_credentials",
 ]

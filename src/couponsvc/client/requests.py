@@ -28,6 +28,8 @@ class Request(NamedTuple):
     repeatable: bool = True
     """Whether sending it twice does what sending it once does."""
     respond_async: bool = False
+    of_grab: bool = False
+    """Sent by the thousand, answered in less than 2 KiB."""
     wait_s: float = 0.0
     """How long the service was asked to hold its answer back (a question for new events)."""
 
@@ -67,12 +69,14 @@ def grab_request(
         fields["channel"] = channel
     if region is not None:
         fields["region"] = region
-    return Request(b"POST", grabs_path(drop_id), body=_encode(fields), respond_async=respond_async)
+    return Request(
+        b"POST", grabs_path(drop_id), body=_encode(fields), respond_async=respond_async, of_grab=True
+    )
 
 
 def look_up_request(drop_id: str, out_request_no: str) -> Request:
     """The question what became of a number."""
-    return Request(b"GET", grabs_path(drop_id) + b"/" + quote(out_request_no, safe="").encode())
+    return Request(b"GET", grabs_path(drop_id) + b"/" + quote(out_request_no, safe="").encode(), of_grab=True)
 
 
 def read_request(*parts: str, query: Mapping[str, object] | None = None, wait_s: float = 0.0) -> Request:

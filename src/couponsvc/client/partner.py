@@ -1,0 +1,247 @@
+"""The clients for partners: one blocking, one for event loops; both carry out the same steps."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+
+import httpx2
+
+from couponsvc.client import calls, retrying
+from couponsvc.client.answers import NO_ANSWER, Answer
+from couponsvc.client.connection import Unreachable, split_url
+from couponsvc.client.credentials import Credentials, signing_key
+from couponsvc.client.driving import drive, drive_async
+from couponsvc.client.events import BEGINNING, Event
+from couponsvc.client.grabbing import TIMEOUT_S, GrabClient
+from couponsvc.client.requests import Request
+from couponsvc.client.retrying import PATIENT, Retries, Steps
+from couponsvc.support.signing import SigningKey
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+KEEP_ALIVE_S: Final = 30.0
+"""Shorter than the service (75 s) or a load balancer (60 s) keeps a silent connection, so that no
+request meets its closing."""
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+def _blocking(
+    steps: Callable[Concatenate[Retries, P], Steps[T]],
+) -> "Callable[Concatenate[PartnerClient, P], T]":
+    @wraps(steps)
+    def call(self: "PartnerClient", /, *args: P.args, **named: P.kwargs) -> T:
+        return drive(steps(self.retries, *args, **named), self.send)
+
+    return call
+
+
+def _awaited(
+    steps: Callable[Concatenate[Retries, P], Steps[T]],
+) -> "Callable[Concatenate[AsyncPartnerClient, P], Coroutine[Any, Any, T]]":
+    @wraps(steps)
+    async def call(self: "AsyncPartnerClient", /, *args: P.args, **named: P.kwargs) -> T:
+        return await drive_async(steps(self.retries, *args, **named), self.send)
+
+    return call
+
+
+class _Signed:
+    """What both clients know: where, who, and how patient."""
+
+    def __init__(
+        self,
+        base_url: str,
+        key_id: str,
+        secret: str | SigningKey,
+        *,
+        retries: Retries = PATIENT,
+        timeout_s: float = TIMEOUT_S,
+        connections_max_count: int = 64,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Make a client; nothing is sent yet.
+
+        Args:
+            base_url: `https://host[:port]`.
+            key_id: Of the partner's key.
+            secret: Standard base64 of an HMAC key, as shown when the key was made; or a key of
+                another kind (`support.signing.Ed25519SigningKey`), which knows its `key_id` itself.
+            retries: How patient every call is.
+            timeout_s: For one attempt.
+            connections_max_count: At most so many at a time.
+            tls: Where the system's certificate authorities do not suffice.
+
+        Raises:
+            ValueError: `base_url` is no address.
+            CredentialsError: the secret is no base64 or too short.
+        """
+        self.retries = retries
+        self._address = split_url(base_url)
+        self._origin = f"{self._address.scheme}://{self._address.netloc}"
+        self._key = signing_key(key_id, secret) if isinstance(secret, str) else secret
+        self._timeout_s = timeout_s
+        self._connections_max_count = connections_max_count
+        self._tls = tls
+        self._open()
+
+    @classmethod
+    def of(cls, base_url: str, credentials: Credentials, *, retries: Retries = PATIENT) -> Self:
+        """Make a client from what `read_credentials` read."""
+        return cls(base_url, credentials.key_id, credentials.secret, retries=retries)
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _options(self) -> dict[str, Any]:
+        limits = httpx2.Limits(max_connections=self._connections_max_count, keepalive_expiry=KEEP_ALIVE_S)
+        return {"verify": self._tls or True, "trust_env": False, "limits": limits}
+
+    def _prepared(self, request: Request) -> dict[str, Any]:
+        return {
+            "method": request.method.decode(),
+            "url": self._origin + request.target.decode(),
+            "headers": request.signed_headers(self._key),
+            "content": request.body,
+            "timeout": self._timeout_s + request.wait_s,
+        }
+
+
+class PartnerClient(_Signed):
+    """Calls of one partner, signed, blocking. A context, or close it. May be used by several threads.
+
+    Calls return typed values. `grab` returns every answer as a value (`Answer.outcome`); the others
+    raise `ApiRefused` for a refusal, `AnswerLost` where it is not known whether something was done,
+    and `Unreachable` where nobody listens, each only after `retries`.
+    """
+
+    grab = _blocking(retrying.grab)
+    look_up = _blocking(calls.look_up)
+    voucher = _blocking(calls.voucher)
+    drop = _blocking(calls.drop)
+    event_page = _blocking(calls.event_page)
+    subscribe = _blocking(calls.subscribe)
+    subscriptions = _blocking(calls.subscriptions)
+    subscription = _blocking(calls.subscription)
+    unsubscribe = _blocking(calls.unsubscribe)
+    rotate_secret = _blocking(calls.rotate_secret)
+    test = _blocking(calls.test)
+    redeliver = _blocking(calls.redeliver)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def events(
+        self, after: str = BEGINNING, *, follow: bool = True, wait_s: float = calls.FEED_WAIT_MAX_S
+    ) -> Iterator[tuple[str, Event]]:
+        """Every event after a cursor, in order, each with the cursor to keep once it is handled.
+
+        Args:
+            after: Where an earlier reading stopped; nothing starts at the beginning.
+            follow: Go on for ever; False ends when there is nothing more at the moment.
+            wait_s: How long one question waits for new events.
+
+        Raises:
+            ApiRefused: `events_gone`, or another refusal. The cursor last handed out stays good.
+        """
+        while True:
+            page = self.event_page(after, wait_s=wait_s if follow else 0.0)
+            yield from page.with_cursors(after)
+            if not (page.events or follow):
+                return
+            after = page.next
+
+    def send(self, request: Request) -> Answer:
+        """Sign and send any request, once; `lost` (status 0) where no answer came.
+
+        Raises:
+            Unreachable: nothing was sent.
+        """
+        try:
+            return _answer(self._http.request(**self._prepared(request)))
+        except _NOT_SENT as error:
+            raise Unreachable(f"{self._origin} cannot be reached: {error}") from error
+        except httpx2.RequestError:
+            return NO_ANSWER
+
+    def _open(self) -> None:
+        self._http = httpx2.Client(**self._options())
+
+
+class AsyncPartnerClient(_Signed):
+    """The same calls for one event loop. Grabs go through `GrabClient`, the fast one."""
+
+    grab = _awaited(retrying.grab)
+    look_up = _awaited(calls.look_up)
+    voucher = _awaited(calls.voucher)
+    drop = _awaited(calls.drop)
+    event_page = _awaited(calls.event_page)
+    subscribe = _awaited(calls.subscribe)
+    subscriptions = _awaited(calls.subscriptions)
+    subscription = _awaited(calls.subscription)
+    unsubscribe = _awaited(calls.unsubscribe)
+    rotate_secret = _awaited(calls.rotate_secret)
+    test = _awaited(calls.test)
+    redeliver = _awaited(calls.redeliver)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._grabs.close()
+        await self._http.aclose()
+
+    async def events(
+        self, after: str = BEGINNING, *, follow: bool = True, wait_s: float = calls.FEED_WAIT_MAX_S
+    ) -> AsyncIterator[tuple[str, Event]]:
+        """Every event after a cursor; see `PartnerClient.events`."""
+        while True:
+            page = await self.event_page(after, wait_s=wait_s if follow else 0.0)
+            for found in page.with_cursors(after):
+                yield found
+            if not (page.events or follow):
+                return
+            after = page.next
+
+    async def send(self, request: Request) -> Answer:
+        """Sign and send any request, once; see `PartnerClient.send`."""
+        if request.of_grab:
+            return await self._grabs.exchange(request)
+        try:
+            return _answer(await self._http.request(**self._prepared(request)))
+        except _NOT_SENT as error:
+            raise Unreachable(f"{self._origin} cannot be reached: {error}") from error
+        except httpx2.RequestError:
+            return NO_ANSWER
+
+    def _open(self) -> None:
+        self._http = httpx2.AsyncClient(**self._options())
+        self._grabs = GrabClient(
+            self._origin,
+            self._key,
+            connections_max_count=self._connections_max_count,
+            timeout_s=self._timeout_s,
+            tls=self._tls,
+        )
+
+
+def _answer(response: httpx2.Response) -> Answer:
+    told = response.headers.get("retry-after", "")
+    return Answer(response.status_code, response.content, float(told) if told.isdecimal() else None)
