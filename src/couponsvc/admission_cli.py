@@ -7,14 +7,14 @@ is secret is printed once, on standard output, and cannot be shown again.
 # ruff: noqa: PLC0415 - commands import what they need, so that --help answers at once
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import msgspec
 import typer
 
+from couponsvc.processes.printing import plain, print_json, print_rows, text
 from couponsvc.processes.running import EXIT_NOT_SO, EXIT_USAGE, ProcessFailed, run_loop
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def create_partner(
     async def work(pool: "Pool", _: "MasterKey") -> None:
         await admission.create_partner(pool, ACTOR, partner_id, title or partner_id)
         if as_json:
-            _print_json({"partner_id": partner_id, "name": title or partner_id})
+            print_json({"partner_id": partner_id, "name": title or partner_id})
         else:
             typer.echo(f"admitted {partner_id}; next: couponsvc key create --partner {partner_id}")
 
@@ -65,7 +65,7 @@ def list_partners(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = Fal
 
     async def work(pool: "Pool", _: "MasterKey") -> None:
         columns = ("partner_id", "name", "live_key_count", "created_at")
-        _print_rows(columns, await admission.list_partners(pool), as_json=as_json)
+        print_rows(columns, await admission.list_partners(pool), as_json=as_json)
 
     _run(data_dir, work)
 
@@ -119,7 +119,7 @@ def list_keys(
 
     async def work(pool: "Pool", _: "MasterKey") -> None:
         columns = ("key_id", "kind", "holder", "scopes", "live", "expires_at", "revoked_at", "label")
-        _print_rows(columns, await admission.list_keys(pool, partner), as_json=as_json)
+        print_rows(columns, await admission.list_keys(pool, partner), as_json=as_json)
 
     _run(data_dir, work)
 
@@ -145,7 +145,7 @@ def rotate_key(
             grace=timedelta(hours=grace_hours),
             public_key=_public_key_text(public_key),
         )
-        _print_new(made, as_json=as_json, replaces={"key_id": key_id, "expires_at": _plain(ends_at)})
+        _print_new(made, as_json=as_json, replaces={"key_id": key_id, "expires_at": plain(ends_at)})
 
     _run(data_dir, work)
 
@@ -163,7 +163,7 @@ def revoke_key(
     async def work(pool: "Pool", _: "MasterKey") -> None:
         now = await admission.revoke_key(pool, ACTOR, key_id)
         if as_json:
-            _print_json({"key_id": key_id, "revoked_now": now})
+            print_json({"key_id": key_id, "revoked_now": now})
         else:
             typer.echo(f"{key_id} is revoked" if now else f"{key_id} was revoked before; nothing changed")
 
@@ -217,45 +217,17 @@ def _print_new(made: "NewCredential", *, as_json: bool, replaces: Mapping[str, A
         "holder": made.holder,
         "partner_id": made.partner_id,
         "scopes": list(made.scopes),
-        "expires_at": _plain(made.expires_at),
+        "expires_at": plain(made.expires_at),
         "secret": made.secret,
         "token": made.token,
     }
     shown = {name: value for name, value in shown.items() if value is not None}
     if as_json:
-        _print_json({**shown, **({"replaces": replaces} if replaces else {})})
+        print_json({**shown, **({"replaces": replaces} if replaces else {})})
         return
     for name, value in shown.items():
-        typer.echo(f"{name:<11} {_text(value)}")
+        typer.echo(f"{name:<11} {text(value)}")
     if made.secret or made.token:
         typer.echo("Keep it now: it is not shown again.")
     if replaces:
         typer.echo(f"The old key {replaces['key_id']} ends at {replaces['expires_at']}.")
-
-
-def _print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    table = [{name: _plain(row[name]) for name in columns} for row in rows]
-    if as_json:
-        _print_json(table)
-        return
-    lines = [list(columns), *([_text(row[name]) for name in columns] for row in table)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _print_json(value: object) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def _plain(value: object) -> object:
-    """A value as JSON has it: moments as RFC 3339."""
-    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -127,7 +127,7 @@ class PendingAnswer(_Answer):
 
 
 class EventAnswer(_Answer):
-    """A CloudEvent (version 1.0, JSON). `dataschema` leads to the schema of its type."""
+    """A CloudEvent (version 1.0, JSON); `/schemas/<type>.json` has the schema of each type."""
 
     specversion: Literal["1.0"]
     id: str

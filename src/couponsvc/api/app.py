@@ -12,7 +12,14 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from couponsvc.api import openapi, routes_drops, routes_health, routes_programs, routes_vouchers
+from couponsvc.api import (
+    openapi,
+    routes_drops,
+    routes_events,
+    routes_health,
+    routes_programs,
+    routes_vouchers,
+)
 from couponsvc.api.handlers import handle, problem_response
 from couponsvc.api.middleware import Authentication, RequestContext
 from couponsvc.api.problems import ProblemAnswer
@@ -47,7 +54,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for routes in (routes_programs, routes_drops, routes_vouchers, routes_health):
+    for routes in (routes_programs, routes_drops, routes_vouchers, routes_events, routes_health):
         app.include_router(routes.router)
     app.mount(routes_health.ASSETS_PATH, routes_health.assets, name="docs-assets")
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]

@@ -69,6 +69,7 @@ class ApiProcess:
             catalog=self._catalog,
             gate_closed_because=lambda: self._gate.closed_because,
         )
+        self._event_waits: Final = services.event_waits
         entrance = Entrance(authenticator=authenticator, catalog=self._catalog, desk=self._desk)
         self.app: Final = GrabLane(create_app(services), entrance)
 
@@ -94,6 +95,7 @@ class ApiProcess:
             _task(self._desk.listen(self._redis_url), "confirmations"),
             _task(self._desk.run(), "desk"),
             _task(self._measure(), "gauges"),
+            _task(self._event_waits.run(), "events"),
         ]
         waiting = _task(stop.wait(), "stop")
         try:
@@ -104,6 +106,10 @@ class ApiProcess:
                     raise RuntimeError(f"task {task.get_name()} ended by itself")
         finally:
             await _cancel([*tasks, waiting])
+
+    def end_waits(self) -> None:
+        """Let nobody wait for events any longer: answer what there is, end every stream."""
+        self._event_waits.end()
 
     async def close(self) -> None:
         """Close every connection."""

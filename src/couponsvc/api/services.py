@@ -7,7 +7,9 @@ import asyncpg
 from redis.asyncio import Redis
 
 from couponsvc.api.auth import Authenticator
+from couponsvc.api.event_waiting import EventWaits
 from couponsvc.ledger.reading import PendingView
+from couponsvc.outbox.reading import EventReader
 from couponsvc.programs.catalog import DropCatalog
 from couponsvc.settings import Settings
 from couponsvc.support.sealing import MasterKey
@@ -32,9 +34,15 @@ class Services:
     pending: PendingView = field(init=False)
     """Looks for grants on the stream that are not committed yet."""
     master_key: MasterKey = field(init=False)
+    events: EventReader = field(init=False)
+    event_waits: EventWaits = field(init=False)
+    """Wakes readers of the feed; somebody has to run it, else they look again only when they are told to."""
 
     def __post_init__(self) -> None:
         """Derive the rest."""
         object.__setattr__(self, "pending", PendingView(self.redis, self.settings.shard))
         key = MasterKey.from_base64(self.settings.master_key.get_secret_value())
         object.__setattr__(self, "master_key", key)
+        object.__setattr__(self, "events", EventReader(self.pool))
+        dsn = self.settings.postgres_dsn.get_secret_value()
+        object.__setattr__(self, "event_waits", EventWaits(dsn))

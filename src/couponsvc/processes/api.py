@@ -56,6 +56,7 @@ async def run_api(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         stopping.cancel()
         server.should_exit = True
+        process.end_waits()  # they would last longer than the grace
         await serving
         quit_background.set()
         try:
