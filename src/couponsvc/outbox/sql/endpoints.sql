@@ -143,11 +143,14 @@ parked AS (
 )
 SELECT count(*) FROM parked;
 
--- name: park :execute
--- Park deliveries that cannot be attempted, where the lease is still ours.
--- Params: $1 timestamptz now, $2 text why, $3 int relay number, $4 int[] subscription_no, $5 bigint[] event_no
+-- name: put_off :execute
+-- End leases of deliveries that this relay cannot attempt: due again later, parked where they are too old.
+-- Params: $1 timestamptz now, $2 timestamptz due again, $3 int relay number, $4 int[] subscription_no,
+-- $5 bigint[] event_no, $6 timestamptz too old if queued before this, $7 text why
 UPDATE deliveries d
-SET parked_at = $1, parked_because = $2, leased_by = NULL, leased_until = NULL
+SET leased_by = NULL, leased_until = NULL, due_at = $2,
+    parked_at = CASE WHEN d.queued_at < $6 THEN $1::timestamptz END,
+    parked_because = CASE WHEN d.queued_at < $6 THEN $7::text END
 FROM unnest($4::int[], $5::bigint[]) AS g (subscription_no, event_no)
 WHERE d.subscription_no = g.subscription_no AND d.event_no = g.event_no AND d.leased_by = $3;
 

@@ -1,0 +1,275 @@
+"""Makes deliveries: leases what can start now, posts it signed, and has its outcome noted.
+
+Nothing is leased to wait in memory. A delivery takes its place among those under way when it is leased
+and leaves it when its outcome is noted, so that Postgres being away holds up new ones, too.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from couponsvc import __version__, limits
+from couponsvc.outbox import metrics, settling
+from couponsvc.outbox.endpoints import ROOM_FIRST, Rooms, SecretBook
+from couponsvc.outbox.leasing import PROBES_MAX_COUNT, Lease, Pool, RelayNumber, give_back, lease_due
+from couponsvc.outbox.reading import EventReader
+from couponsvc.outbox.settling import Outcome, Settler
+from couponsvc.support import logs
+from couponsvc.support.guarded_http import GuardedClient, PostResult
+from couponsvc.support.sealing import CannotOpen
+from couponsvc.support.service_loop import repeat
+from couponsvc.support.webhook_signature import (
+    ID_HEADER,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    sign,
+)
+from couponsvc.values.event import Event, event_id, subscription_id
+
+CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
+USER_AGENT: Final = f"couponsvc/{__version__}"
+POLL_EVERY_S: Final = 1.0
+"""How often the queue is looked at unasked: retries and probes are due to the second, not better."""
+SETTLE_MAX_COUNT: Final = 128
+"""Outcomes noted in one transaction."""
+NEEDED: Final = timedelta(seconds=limits.WEBHOOK_TIMEOUT_S)
+"""What must be left of a lease when its delivery starts."""
+
+NOTE_AT_END_S: Final = 2.0
+"""How long a relay that stops tries to note outcomes."""
+
+_log = logs.get("couponsvc.outbox.delivering")
+
+
+class DeliveryCounts(NamedTuple):
+    """What became of deliveries."""
+
+    delivered: int = 0
+    failed: int = 0
+    parked: int = 0
+    """Of the failed ones, those given up."""
+
+
+class Deliverer:
+    """Deliveries under way from this relay. Use `run` or `run_once`."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        number: RelayNumber,
+        wake: asyncio.Event,
+        reader: EventReader,
+        client: GuardedClient,
+        secrets: SecretBook,
+        clock: Callable[[], datetime],
+        jitter: Callable[[], float],
+    ) -> None:
+        """Put a deliverer together; nothing of it is closed by it."""
+        self._pool: Final = pool
+        self._number: Final = number
+        self._reader: Final = reader
+        self._client: Final = client
+        self._secrets: Final = secrets
+        self._clock: Final = clock
+        self._jitter: Final = jitter
+        self._settler: Final = Settler(pool)
+        self._rooms: Final = Rooms()
+        self._tasks: Final[dict[asyncio.Task[None], Lease]] = {}
+        self._outcomes: list[Outcome] = []
+        self._given_back: list[Lease] = []
+        self._batch: Sequence[Outcome] = ()
+        """What is being noted; stays until Postgres has it for certain."""
+        self._wake: Final = wake
+        """Something may be due."""
+        self._ended: Final = asyncio.Event()
+        """Something can be noted."""
+
+    async def run(self, stop: asyncio.Event, grace_s: float) -> None:
+        """Deliver until `stop` is set, whatever Postgres and the receivers do.
+
+        Then deliveries under way may end within `grace_s`; the others are given up, everything is noted.
+        """
+        await asyncio.gather(
+            repeat("deliver", self._lease_turn, stop, on_error=metrics.task_failures.labels("deliver").inc),
+            repeat("settle", self._settle_turn, stop, on_error=metrics.task_failures.labels("settle").inc),
+            self._when_stopped(stop),
+        )
+        await self._end_all(grace_s)
+
+    async def run_once(self) -> DeliveryCounts:
+        """Deliver everything that is due, to its end.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
+        """
+        total = DeliveryCounts()
+        while await self._start_due() or self._tasks:
+            await asyncio.gather(*self._tasks)
+            while self._unnoted:
+                total = DeliveryCounts(*map(sum, zip(total, await self._settle(), strict=True)))
+        return total
+
+    async def _when_stopped(self, stop: asyncio.Event) -> None:
+        """End the waits of the loops."""
+        await stop.wait()
+        self._wake.set()
+        self._ended.set()
+
+    async def _end_all(self, grace_s: float) -> None:
+        """What cannot be noted, because Postgres is away, is delivered again by another relay."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(NOTE_AT_END_S):
+                while self._unnoted:
+                    await self._settle()
+        except Exception as error:  # noqa: BLE001 - we end; whoever goes on repeats it
+            left = self._rooms.in_flight_count
+            _log.warning("outcomes not noted", error=type(error).__name__, deliveries=left)
+
+    async def _lease_turn(self) -> float:
+        """Start what is due; then wait for a reason to look again."""
+        self._wake.clear()
+        await self._start_due()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), POLL_EVERY_S)
+        return 0.0
+
+    async def _settle_turn(self) -> float:
+        """Note what has ended; waits for something."""
+        if not self._unnoted:  # else the turn before failed
+            await self._ended.wait()
+        self._ended.clear()
+        while self._unnoted:
+            await self._settle()
+        return 0.0
+
+    @property
+    def _unnoted(self) -> bool:
+        return bool(self._outcomes or self._batch or self._given_back)
+
+    async def _start_due(self) -> int:
+        """Lease and start; how many."""
+        relay_no, room = self._number.number, self._rooms.left
+        if relay_no is None or room <= 0:
+            return 0
+        leases = await lease_due(
+            self._pool,
+            relay_no,
+            self._clock(),
+            room=room,
+            rooms=self._rooms.by_endpoint(),
+            room_elsewhere=ROOM_FIRST,
+            probe_room=self._rooms.probes_left(PROBES_MAX_COUNT),
+        )
+        if not leases:
+            return 0
+        for lease in leases:
+            self._rooms.take(lease)
+        try:
+            events = await self._reader.by_numbers(sorted({lease.event_no for lease in leases}))
+        except BaseException:
+            self._end(leases)
+            raise
+        by_number = {event.event_no: event for event in events}
+        unable = [lease for lease in leases if not self._start(lease, by_number.get(lease.event_no))]
+        if unable:
+            try:
+                await settling.put_off(self._pool, unable, self._clock())
+            finally:
+                self._end(unable)
+        metrics.in_flight.set(self._rooms.in_flight_count)
+        return len(leases)
+
+    def _start(self, lease: Lease, event: Event | None) -> bool:
+        """Begin a delivery; False where this relay cannot."""
+        names = {
+            "subscription_id": subscription_id(lease.subscription_no),
+            "event_id": event_id(lease.event_no),
+        }
+        if event is None:
+            _log.error("event not readable by this version, or not kept", **names)
+            return False
+        if event.partner_no != lease.partner_no:  # cannot be; persons would be told to a stranger
+            _log.error("event of another partner", **names)
+            return False
+        try:
+            secrets = self._secrets.live(lease, self._clock())
+        except CannotOpen:
+            _log.error("secret cannot be opened: is this the master key?", **names)
+            return False
+        task = asyncio.create_task(self._deliver(lease, event, secrets))
+        self._tasks[task] = lease
+        task.add_done_callback(self._tasks.pop)
+        return True
+
+    async def _deliver(self, lease: Lease, event: Event, secrets: Sequence[str]) -> None:
+        """One attempt. Ends with an outcome or with the lease given back, whatever happens."""
+        began_at = self._clock()
+        if lease.leased_until - began_at < NEEDED:  # we were paused; another relay may have it by now
+            self._end([lease])
+            return
+        try:
+            result = await self._client.post(lease.url, _headers(event, secrets, began_at), event.body)
+        except asyncio.CancelledError:
+            self._end([lease])
+            raise
+        except Exception:  # noqa: BLE001 - a fault of ours is an attempt that failed, told with its stack
+            _log.exception("attempt failed here", subscription_id=subscription_id(lease.subscription_no))
+            result = PostResult(None, "the relay could not send it", 0)
+        ended_at = self._clock()
+        outcome = settling.judge(lease, began_at, result, ended_at, self._jitter())
+        if outcome.kind == "delivered":
+            metrics.lag_seconds.observe(max(0.0, ended_at.timestamp() - event.occurred_ms / 1000))
+        self._outcomes.append(outcome)
+        self._ended.set()
+
+    def _end(self, leases: Sequence[Lease]) -> None:
+        """These are not attempted, or not to their end."""
+        self._given_back += leases
+        self._ended.set()
+
+    async def _settle(self) -> DeliveryCounts:
+        """Note some of what has ended; raises where it must be repeated, with nothing lost."""
+        if not self._batch:
+            self._batch, self._outcomes = self._outcomes[:SETTLE_MAX_COUNT], self._outcomes[SETTLE_MAX_COUNT:]
+        batch, now = self._batch, self._clock()
+        if batch:
+            await self._settler.settle(batch, now)
+        self._batch = ()
+        for outcome in batch:
+            self._rooms.note(outcome.lease, accepted=outcome.kind == "delivered")
+            self._leave(outcome.lease)
+        returned, self._given_back = self._given_back, []
+        try:
+            await give_back(self._pool, returned, now)
+        finally:
+            for lease in returned:
+                self._leave(lease)
+        metrics.in_flight.set(self._rooms.in_flight_count)
+        kinds = [outcome.kind for outcome in batch]
+        parked = sum(outcome.parked_because is not None for outcome in batch)
+        return DeliveryCounts(kinds.count("delivered"), len(kinds) - kinds.count("delivered"), parked)
+
+    def _leave(self, lease: Lease) -> None:
+        if self._rooms.full(lease.subscription_no) or self._rooms.left <= 0:
+            self._wake.set()  # more may be waiting for this place
+        self._rooms.leave(lease)
+
+
+def _headers(event: Event, secrets: Sequence[str], began_at: datetime) -> dict[str, str]:
+    """As Standard Webhooks and CloudEvents have them; the moment is the attempt's own."""
+    timestamp_s = int(began_at.timestamp())
+    return {
+        "content-type": CONTENT_TYPE,
+        "user-agent": USER_AGENT,
+        ID_HEADER: event.event_id,
+        TIMESTAMP_HEADER: str(timestamp_s),
+        SIGNATURE_HEADER: sign(secrets, event.event_id, timestamp_s, event.body),
+    }

@@ -1,0 +1,212 @@
+"""The relay: outbox → events → partners. Any number of them may run.
+
+Who is authoritative: Postgres. A relay keeps nothing that is not there; whatever dies in between, at
+whatever point, leaves rows in the outbox, events in order, and deliveries in the queue, and the next
+relay goes on with them. What was sent and not noted is sent again: the same id, the same bytes.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+from typing import Final, NamedTuple, Self
+
+from couponsvc import limits
+from couponsvc.outbox import metrics, settling
+from couponsvc.outbox.delivering import Deliverer
+from couponsvc.outbox.endpoints import SecretBook
+from couponsvc.outbox.leasing import Pool, RelayNumber
+from couponsvc.outbox.partitions import tend_partitions
+from couponsvc.outbox.reading import EventReader
+from couponsvc.outbox.sequencing import Sequencer
+from couponsvc.outbox.sinks import configured_sinks, run_sinks
+from couponsvc.settings import Settings
+from couponsvc.support.guarded_http import GuardedClient
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.public_addresses import AddressPolicy
+from couponsvc.support.sealing import MasterKey
+from couponsvc.support.service_loop import repeat
+
+POSTGRES_CONNECTIONS: Final = 6
+"""Sequencing, leasing, reading, settling, and two for what is rare; the number has one of its own."""
+LOOK_ROUND_EVERY_S: Final = 1.0
+"""How often a relay looks whether another one has died."""
+TEND_EVERY_S: Final = 60.0
+OBSERVE_EVERY_S: Final = 5.0
+STOP_GRACE_S: Final = 3.0
+"""What deliveries under way may still take when the relay is told to stop."""
+CLOSE_TIMEOUT_S: Final = 1.0
+
+
+def utc_now() -> datetime:
+    """The clock of relays: this machine's."""
+    return datetime.now(UTC)
+
+
+class RelayCounts(NamedTuple):
+    """What `run_once` did."""
+
+    sequenced: int = 0
+    """Outbox rows numbered."""
+    events: int = 0
+    queued: int = 0
+    """Deliveries that became due by it."""
+    delivered: int = 0
+    failed: int = 0
+    parked: int = 0
+    """Given up: failed ones, and those that waited too long."""
+    freed: int = 0
+    """Taken over from relays that are dead or late."""
+
+
+class Relay:
+    """Tells partners what was committed. `open`, then `run` or `run_once`, then `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        clock: Callable[[], datetime],
+        jitter: Callable[[], float],
+    ) -> None:
+        """Put a relay together; `open` does it from settings."""
+        self._settings: Final = settings
+        self._pool: Final = pool
+        self._clock: Final = clock
+        self._reader: Final = EventReader(pool)
+        self._sequencer: Final = Sequencer(pool)
+        self._client: Final = GuardedClient(
+            AddressPolicy(allow_private=settings.webhook_allow_private),
+            timeout_s=limits.WEBHOOK_TIMEOUT_S,
+            answer_max_bytes=limits.WEBHOOK_ANSWER_MAX_BYTES,
+        )
+        self._wake: Final = asyncio.Event()
+        """Something may be due."""
+        self._number: Final = RelayNumber(settings.postgres_dsn.get_secret_value(), self._wake.set)
+        self._deliverer: Final = Deliverer(
+            pool=pool,
+            number=self._number,
+            wake=self._wake,
+            reader=self._reader,
+            client=self._client,
+            secrets=SecretBook(MasterKey.from_base64(settings.master_key.get_secret_value())),
+            clock=clock,
+            jitter=jitter,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        jitter: Callable[[], float] = random.random,
+    ) -> Self:
+        """Connect to Postgres, make the partitions that are needed, take a number.
+
+        Args:
+            settings: of the process.
+            clock: aware UTC; decides what is due, leased and given up.
+            jitter: in [0, 1), drawn for every retry.
+
+        Raises:
+            OSError, asyncpg.PostgresError: Postgres cannot be reached.
+            couponsvc.support.sealing.BadMasterKey: the master key is malformed.
+            couponsvc.outbox.sinks.sink.ExtraMissing: a broker is configured whose client is not installed.
+        """
+        configured_sinks(settings)
+        pool = await open_pool(settings.postgres_dsn.get_secret_value(), max_size=POSTGRES_CONNECTIONS)
+        try:
+            relay = cls(settings, pool, clock, jitter)
+            await relay._tend_partitions()
+            await relay._number.hold()
+        except BaseException:
+            pool.terminate()
+            raise
+        return relay
+
+    async def close(self) -> None:
+        """Let go of the number, close every connection."""
+        await self._client.close()
+        await self._number.close()
+        try:
+            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def run_once(self) -> RelayCounts:
+        """Free what dead relays hold, number everything, deliver everything that is due, to its end.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
+        """
+        await self._number.hold()
+        freed = await self._number.free_leases(self._clock())
+        overdue = await settling.sweep(self._pool, self._clock())
+        rows, events, queued = 0, 0, 0
+        while (counts := await self._sequencer.run_once(self._clock())).outbox_rows:
+            rows, events, queued = (
+                rows + counts.outbox_rows,
+                events + counts.events,
+                queued + counts.deliveries,
+            )
+        done = await self._deliverer.run_once()
+        return RelayCounts(rows, events, queued, done.delivered, done.failed, done.parked + overdue, freed)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; rides out the absence of Postgres, of receivers and of brokers.
+
+        What is under way then may take STOP_GRACE_S more; the leases of the rest are given back.
+        """
+        await asyncio.gather(
+            self._repeat("number", self._look_round, stop),
+            self._repeat("sequence", self._sequence, stop),
+            self._repeat("tend", self._tend, stop),
+            self._repeat("observe", self._observe, stop),
+            self._repeat("sinks", partial(self._feed_sinks, stop), stop),
+            self._deliverer.run(stop, STOP_GRACE_S),
+        )
+
+    async def _repeat(self, name: str, turn: Callable[[], Awaitable[float]], stop: asyncio.Event) -> None:
+        await repeat(name, turn, stop, on_error=metrics.task_failures.labels(name).inc)
+
+    async def _look_round(self) -> float:
+        """Keep the number; take over from relays that are dead or late."""
+        await self._number.hold()
+        if await self._number.free_leases(self._clock()):
+            self._wake.set()
+        return LOOK_ROUND_EVERY_S
+
+    async def _sequence(self) -> float:
+        began_s = monotonic()
+        counts = await self._sequencer.run_once(self._clock())
+        if counts.deliveries:
+            self._wake.set()
+        if counts.outbox_rows >= limits.SEQUENCE_TURN_MAX_COUNT:
+            return 0.0
+        return limits.SEQUENCE_EVERY_MS / 1000 - (monotonic() - began_s)
+
+    async def _tend(self) -> float:
+        await self._tend_partitions()
+        await settling.sweep(self._pool, self._clock())
+        return TEND_EVERY_S
+
+    async def _observe(self) -> float:
+        await settling.observe(self._pool, self._clock())
+        return OBSERVE_EVERY_S
+
+    async def _feed_sinks(self, stop: asyncio.Event) -> float:
+        await run_sinks(
+            self._settings, self._pool, self._reader, lambda: self._number.number, self._clock, stop
+        )
+        return TEND_EVERY_S  # there is none, or it is time to stop
+
+    async def _tend_partitions(self) -> None:
+        await tend_partitions(
+            self._pool,
+            self._clock(),
+            events_kept_days=self._settings.events_kept_days,
+            attempts_kept_days=self._settings.attempts_kept_days,
+        )
