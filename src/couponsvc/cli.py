@@ -98,6 +98,17 @@ def reconcile() -> None:
 
 
 @app.command()
+def relay(
+    nice: Annotated[int, typer.Option(min=0, max=19, help="Priority behind other processes.")] = 0,
+) -> None:
+    """Tell partners what was committed: webhooks, the event feed, brokers."""
+    from couponsvc.processes.relay import run_relay, yield_to_others
+
+    yield_to_others(nice)
+    run_process(run_relay)
+
+
+@app.command()
 def migrate() -> None:
     """Bring the database to this version's schema, once."""
     from couponsvc.processes.migrate import run_migrate
