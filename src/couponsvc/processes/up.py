@@ -30,6 +30,8 @@ from couponsvc.processes.supervisor import EngineUnit, ProcessUnit, Supervisor, 
 
 MASTER_KEY_BYTES: Final = 32
 CREDENTIALS_FILE_NAME: Final = "credentials.json"
+RELAY_NICENESS: Final = 5
+"""On one machine with everything else grabs come first: a third of their weight (docs/decisions/0014)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Up:
         behind = [
             ProcessUnit("drain", ["drain"], environment),
             ProcessUnit("reconcile", ["reconcile"], environment),
+            ProcessUnit("relay", ["relay", "--nice", str(RELAY_NICENESS)], environment),
         ]
         await self._start_units(stack, behind)
         workers = [
