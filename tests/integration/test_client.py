@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,6 +15,16 @@ from couponsvc.client import (
     grab_until_answered,
 )
 from couponsvc.support.signing import HmacKey, verify
+from tests.integration.scripted_server import (
+    Reaction,
+    Script,
+    answer,
+    hangs_up,
+    is_silent,
+    problem,
+    says,
+    scripted,
+)
 
 KEY = HmacKey("k-1", b"s" * 32)
 QUICK = Retries(attempts_max_count=6, pause_s=0.001, pause_max_s=0.002)
@@ -24,90 +33,18 @@ VOUCHER = (
     b'"status":"issued","face_value_fen":2000,"min_spend_fen":0,"issued_at":"a","valid_from":"b",'
     b'"valid_until":"c"}'
 )
-Reaction = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-def answer(status: int, body: bytes, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-def problem(status: int, code: str, *headers: str, retryable: bool = False) -> bytes:
-    body = f'{{"code":"{code}","retryable":{str(retryable).lower()},"detail":"x"}}'.encode()
-    return answer(status, body, *headers)
-
-
-def says(*pieces: bytes) -> Reaction:
-    async def react(writer: asyncio.StreamWriter) -> None:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0.002)
-
-    return react
-
-
-async def hangs_up(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-
-
-async def is_silent(writer: asyncio.StreamWriter) -> None:
-    del writer
-
-
-@dataclass
-class Script:
-    """A server that reacts to the n-th request with the n-th reaction, the last one for ever."""
-
-    reactions: list[Reaction]
-    url: str = ""
-    requests: list[bytes] = field(default_factory=list)
-    connections_count: int = 0
-    open_count: int = 0
-    most_open_count: int = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections_count += 1
-        self.open_count += 1
-        self.most_open_count = max(self.most_open_count, self.open_count)
-        try:
-            while head := await read_head(reader):
-                length = next(
-                    (int(line[16:]) for line in head.split(b"\r\n") if line.startswith(b"content-length: ")),
-                    0,
-                )
-                self.requests.append(head + await reader.readexactly(length))
-                await self.reactions[min(len(self.requests), len(self.reactions)) - 1](writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open_count -= 1
-            writer.close()
-
-
-async def read_head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return b""
 
 
 @contextlib.asynccontextmanager
 async def served(
     *reactions: Reaction, connections: int = 4, timeout_s: float = 5.0
 ) -> AsyncIterator[tuple[GrabClient, Script]]:
-    script = Script(list(reactions))
-    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
-    script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    client = GrabClient(script.url, KEY, connections_max_count=connections, timeout_s=timeout_s)
-    try:
-        yield client, script
-    finally:
-        client.close()
-        server.close()
-        deadline = time.monotonic() + 2
-        while script.open_count and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
+    async with scripted(*reactions) as script:
+        client = GrabClient(script.url, KEY, connections_max_count=connections, timeout_s=timeout_s)
+        try:
+            yield client, script
+        finally:
+            client.close()
 
 
 async def test_an_issued_voucher_is_typed_and_keeps_its_bytes() -> None:

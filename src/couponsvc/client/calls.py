@@ -89,7 +89,7 @@ def event_page(
     """Read one page of the feed.
 
     Args:
-        retries: How patient.
+        retries: How patient; a client brings its own.
         after: The `next` of the page before; nothing starts at the beginning.
         limit: At most so many events.
         wait_s: How long the service may hold back an empty page, in whole seconds.
@@ -107,7 +107,7 @@ def subscribe(
     """Have events sent to a URL.
 
     Args:
-        retries: How patient.
+        retries: How patient; a client brings its own.
         url: `https://…`; must answer a POST with 2xx.
         types: Of `EVENT_TYPES`.
         drop_ids: None: every drop, present and future.
@@ -174,7 +174,7 @@ def redeliver(
     """Have events sent again: those named, those of a time, or all that were given up.
 
     Args:
-        retries: How patient.
+        retries: How patient; a client brings its own.
         subscription_id: To whom.
         event_ids: `evt_…`.
         since: RFC 3339, with `until`: events that happened from then …

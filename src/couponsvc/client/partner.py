@@ -1,10 +1,11 @@
 """The clients for partners: one blocking, one for event loops; both carry out the same steps."""
 
+import inspect
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, get_args
 
 import httpx2
 
@@ -19,6 +20,7 @@ from couponsvc.client.requests import Request
 from couponsvc.client.retrying import PATIENT, Retries, Steps
 from couponsvc.support.signing import SigningKey
 
+C = TypeVar("C", bound=Callable[..., Any])
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ def _blocking(
     def call(self: "PartnerClient", /, *args: P.args, **named: P.kwargs) -> T:
         return drive(steps(self.retries, *args, **named), self.send)
 
-    return call
+    return _described(call, steps)
 
 
 def _awaited(
@@ -45,6 +47,16 @@ def _awaited(
     async def call(self: "AsyncPartnerClient", /, *args: P.args, **named: P.kwargs) -> T:
         return await drive_async(steps(self.retries, *args, **named), self.send)
 
+    return _described(call, steps)
+
+
+def _described(call: C, steps: Callable[..., Steps[T]]) -> C:
+    """`call` as `help` should show it: a method that returns what the steps end with."""
+    signature = inspect.signature(steps)
+    _, *others = signature.parameters.values()
+    self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    result = get_args(signature.return_annotation)[-1]
+    call.__signature__ = signature.replace(parameters=[self, *others], return_annotation=result)  # type: ignore[attr-defined] # functions have it
     return call
 
 
