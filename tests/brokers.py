@@ -8,14 +8,17 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import nats
 import pytest
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from couponsvc.engines.child import Child
+from couponsvc.outbox.partitions import tend_partitions
 from couponsvc.outbox.sinks.nats import STREAM
 from couponsvc.outbox.sinks.sink import BrokerAway
 from couponsvc.values.event import Event, EventType, event_id
@@ -82,7 +85,9 @@ class NatsServer:
         try:
             stream = client.jetstream()
             count = (await stream.stream_info(STREAM)).state.messages
-            config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, filter_subject=subject)
+            config = ConsumerConfig(
+                deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, filter_subject=subject
+            )
             reader = await stream.pull_subscribe(subject, stream=STREAM, config=config)
             found: list[Any] = []
             while len(found) < count:
@@ -97,8 +102,6 @@ class NatsServer:
 
 class FailingBroker:
     """A broker in this process: keeps what it is given, fails while `away` is set."""
-
-    name = "failing"
 
     def __init__(self, name: str = "failing") -> None:
         self.name = name
@@ -130,3 +133,25 @@ class FailingBroker:
 
     async def close(self) -> None:
         self.closed += 1
+
+
+_ADD_PARTNER = """
+INSERT INTO partners (partner_id, name) VALUES ('bank-a', 'Bank A')
+ON CONFLICT (partner_id) DO UPDATE SET name = 'Bank A' RETURNING partner_no
+"""
+_ADD_EVENTS = """
+WITH counter AS (
+  UPDATE event_counter SET last_event_no = last_event_no + $2 RETURNING last_event_no - $2 AS before
+)
+INSERT INTO events (event_no, partner_no, type, data, occurred_at)
+SELECT before + n, $1, 'webhook.test', '{"subscription_id":"sub_1"}', $3
+FROM counter, generate_series(1, $2::int) AS n
+"""
+
+
+async def add_events(pool: "asyncpg.Pool[asyncpg.Record]", count: int) -> None:
+    """The next `count` events of one partner, as a relay numbers them."""
+    now = datetime.now(UTC)
+    await tend_partitions(pool, now, events_kept_days=0, attempts_kept_days=30)
+    partner_no = await pool.fetchval(_ADD_PARTNER)
+    await pool.execute(_ADD_EVENTS, partner_no, count, now)

@@ -127,7 +127,7 @@ class Feeder:
         known = await self._sink.publish(events)
         ours = await self._advance(events[-1].event_no)
         self._count(events, known)
-        return FeedCounts(ours, len(events), known, max(0, self._newest - self._fed))
+        return FeedCounts(ours, len(events), known, max(0, self._newest - self._fed) if ours else 0)
 
     async def close(self) -> None:
         """Leave the broker to the next relay, and disconnect."""
