@@ -73,17 +73,18 @@ def insist(retries: Retries, request: Request) -> Steps[Answer]:
         AnswerLost: no answer came; it may have been done.
         Unreachable: nobody listens; it was not done.
     """
-    answer = NO_ANSWER
+    answer, may_be_done = NO_ANSWER, False
     for attempt_no in range(1, retries.attempts_max_count + 1):
         if attempt_no > 1:
             yield retries.pause_before(attempt_no, answer)
         try:
             answer = yield request
         except Unreachable:
-            if attempt_no == retries.attempts_max_count:
+            if attempt_no == retries.attempts_max_count and not may_be_done:
                 raise
             answer = NO_ANSWER
             continue
+        may_be_done = may_be_done or answer.status in _UNKNOWN
         if answer.status not in (_NOT_DONE | _UNKNOWN if request.repeatable else _NOT_DONE):
             break
     if answer.outcome == LOST:
