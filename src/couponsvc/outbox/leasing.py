@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -21,7 +21,7 @@ from couponsvc.support.postgres import server_settings
 from couponsvc.support.service_loop import AWAY
 from couponsvc.support.sql import Queries
 
-Pool = asyncpg.Pool[asyncpg.Record]
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 RELAY_LOCKS: Final = 0x63737279
 """First half of a relay's advisory lock ("csry"); the second is its number."""
