@@ -90,7 +90,7 @@ class KafkaSink:
             BrokerRefuses: credentials or versions do not fit.
         """
         producer = self._producer = AIOKafkaProducer(**producer_options(self._access))
-        with _errors_of_ours():
+        with errors_of_ours():
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await producer.start()
 
@@ -103,7 +103,7 @@ class KafkaSink:
         """
         if self._producer is None:
             raise BrokerAway("not connected")
-        with _errors_of_ours():
+        with errors_of_ours():
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 confirmed = [await self._send(self._producer, record_of(event)) for event in events]
                 await asyncio.gather(*confirmed)
@@ -161,7 +161,7 @@ def record_of(event: Event) -> Record:
 
 
 @contextmanager
-def _errors_of_ours() -> Iterator[None]:
+def errors_of_ours() -> Iterator[None]:
     """Turn what aiokafka raises into BrokerAway or BrokerRefuses. No text of it holds credentials."""
     try:
         yield
