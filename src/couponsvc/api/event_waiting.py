@@ -3,14 +3,14 @@
 The relay notifies channel `couponsvc_events` with the numbers of the partners it has numbered
 events for. A notification only says where to look: whoever waits takes a seat first and looks
 afterwards, so that nothing falls between. Notifications can be lost (a cut connection, a pooler
-in between that does not know LISTEN), so a new connection wakes everybody, and so does the
-counter of events if it moves without a word. Losses therefore cost time, never an event.
+in between that does not know LISTEN), so a new connection wakes everybody, and every other second
+the new events themselves are looked at for whose they are. Losses cost time, never an event.
 """
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 import asyncpg
@@ -25,9 +25,13 @@ from couponsvc.support.sql import Queries
 log = structlog.get_logger("events")
 
 CHANNEL: Final = "couponsvc_events"
+NAME: Final = "couponsvc events"
+"""Of the connection, in pg_stat_activity."""
 LOOK_EVERY_S: Final = 2.0
-"""How late a lost notification is noticed; one query by primary key, whoever waits. It also shows that
-the connection still leads somewhere."""
+"""How late a lost notification is noticed; one or two short queries, however many wait. They also show
+that the connection still leads somewhere."""
+LOOK_MAX_COUNT: Final = 5_000
+"""New events that are looked at for their partners; where there are more, everybody is woken."""
 LOOK_TIMEOUT_S: Final = 2.0
 RECONNECT_EVERY_S: Final = 0.5
 
@@ -75,7 +79,6 @@ class EventWaits:
         self._look_every_s: Final = look_every_s
         self._seats: Final[defaultdict[int, set[Seat]]] = defaultdict(set)
         self._count = 0
-        self._heard = False
         self.ended = False
         """Whether the process is about to stop: readers answer what there is and go."""
         self.newest_event_no = 0
@@ -133,7 +136,10 @@ class EventWaits:
                     self._dsn,
                     timeout=LOOK_TIMEOUT_S,
                     command_timeout=LOOK_TIMEOUT_S,
-                    server_settings=server_settings(limits.STATEMENT_TIMEOUT_MS),
+                    server_settings={
+                        **server_settings(limits.STATEMENT_TIMEOUT_MS),
+                        "application_name": NAME,
+                    },
                 )
                 try:
                     await connection.add_listener(CHANNEL, self._hear)
@@ -155,27 +161,30 @@ class EventWaits:
         connection.add_termination_listener(lambda _: closed.set())
         while not closed.is_set():
             newest: int = await connection.fetchval(_queries["newest_event_no"])
-            if newest > self.newest_event_no and not self._heard:
+            if newest - self.newest_event_no > LOOK_MAX_COUNT:
                 self._ring_everybody()
-            self.newest_event_no, self._heard = newest, False
+            elif newest > self.newest_event_no:
+                rows = await connection.fetch(_queries["partners_between"], self.newest_event_no, newest)
+                self._ring(row["partner_no"] for row in rows)
+            self.newest_event_no = newest
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(closed.wait(), self._look_every_s)
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         """A notification: partner_nos with commas between; nothing: too many to name."""
-        self._heard = True
         numbers = str(payload).split(",") if payload else []
         if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
             self._ring_everybody()
             return
-        for number in numbers:
-            for seat in self._seats.get(int(number), ()):
+        self._ring(map(int, numbers))
+
+    def _ring(self, partner_nos: Iterable[int]) -> None:
+        for partner_no in partner_nos:
+            for seat in self._seats.get(partner_no, ()):
                 seat.ring()
 
     def _ring_everybody(self) -> None:
-        for seats in self._seats.values():
-            for seat in seats:
-                seat.ring()
+        self._ring(self._seats)
 
 
 async def _until_gone(receive: Receive, seat: Seat) -> None:
