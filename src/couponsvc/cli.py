@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from couponsvc.admission_cli import key_app, partner_app
+from couponsvc.events_cli import events_app
 from couponsvc.processes.run_file import adopt_running
 from couponsvc.processes.running import (
     EXIT_NOT_SO,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(partner_app, name="partner")
 app.add_typer(key_app, name="key")
+app.add_typer(events_app, name="events")
 
 DataDir = Annotated[Path, typer.Option(help="Where `couponsvc up` keeps its files.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="API processes on the port.")]
