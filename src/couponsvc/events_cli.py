@@ -165,21 +165,24 @@ def redeliver(
     since_at, until_at = _moment(since), _moment(until)
 
     async def work(pool: "Pool") -> None:
-        from couponsvc.outbox import showing, subscriptions
+        from couponsvc.outbox import redelivery, showing
 
         partner_no = await showing.partner_of(pool, subscription_no)
         if partner_no is None:
             raise _unknown(subscription)
-        count = await subscriptions.redeliver(
-            pool,
-            partner_no,
-            subscription_no,
-            datetime.now(UTC),
-            event_ids=event_nos or None,
-            since=since_at,
-            until=until_at,
-            parked=parked,
-        )
+        try:
+            count = await redelivery.redeliver(
+                pool,
+                partner_no,
+                subscription_no,
+                datetime.now(UTC),
+                event_ids=event_nos or None,
+                since=since_at,
+                until=until_at,
+                parked=parked,
+            )
+        except redelivery.RedeliveryRefused as refused:
+            raise ProcessFailed(str(refused), EXIT_NOT_SO) from None
         if as_json:
             print_json({"subscription_id": subscription, "queued": count})
         else:
