@@ -47,13 +47,14 @@ class Receiver:
     """Answers every request with `status` once `delay_s` is over, and keeps it.
 
     `behaviour`: `answer`, `hang` (takes the request and says nothing), `drip` (a byte of the answer a
-    second). `answered` may decide the status by itself.
+    second). `status_of` and `delay_of`, where given, decide for each request.
     """
 
     status: int = 200
     delay_s: float = 0.0
     behaviour: str = "answer"
     status_of: Callable[[Received], int] | None = None
+    delay_of: Callable[[Received], float] | None = None
     on_request: Callable[[Received], None] = lambda _: None
     requests: list[Received] = field(default_factory=list)
     at_once: int = 0
@@ -120,8 +121,7 @@ class Receiver:
                     await writer.drain()
                     await asyncio.sleep(1)
             case _:
-                if self.delay_s:
-                    await asyncio.sleep(self.delay_s)
+                await asyncio.sleep(self.delay_of(request) if self.delay_of else self.delay_s)
                 writer.write(answer)
                 await writer.drain()
 

@@ -62,15 +62,15 @@ probing AS (
   RETURNING s.subscription_no
 ),
 startable AS (
-  SELECT subscription_no, room, false AS probe FROM endpoint WHERE NOT failing
+  SELECT subscription_no, room FROM endpoint WHERE NOT failing
   UNION ALL
-  SELECT subscription_no, 1, true FROM probing
+  SELECT subscription_no, 1 FROM probing
 ),
 chosen AS (
-  SELECT d.subscription_no, d.event_no, e.probe
+  SELECT d.place
   FROM startable e
   CROSS JOIN LATERAL (
-    SELECT d.subscription_no, d.event_no, d.due_at
+    SELECT d.ctid AS place, d.due_at, d.event_no
     FROM deliveries d
     WHERE d.subscription_no = e.subscription_no AND d.parked_at IS NULL AND d.due_at <= $2
       AND d.leased_by IS NULL
@@ -78,17 +78,17 @@ chosen AS (
     LIMIT e.room
     FOR UPDATE SKIP LOCKED
   ) AS d
-  ORDER BY row_number() OVER (PARTITION BY d.subscription_no ORDER BY d.due_at, d.event_no), d.due_at
+  ORDER BY row_number() OVER (PARTITION BY e.subscription_no ORDER BY d.due_at, d.event_no), d.due_at
   LIMIT $4
 ),
-leased AS (
+leased AS ( -- by place, so that no plan reads the whole queue, whatever Postgres believes of its size
   UPDATE deliveries d
   SET leased_by = $1, leased_until = $3
-  FROM chosen c
-  WHERE d.subscription_no = c.subscription_no AND d.event_no = c.event_no
-  RETURNING d.subscription_no, d.event_no, d.attempt_count, d.queued_at, c.probe
+  WHERE d.ctid = ANY (ARRAY (SELECT c.place FROM chosen c))
+  RETURNING d.subscription_no, d.event_no, d.attempt_count, d.queued_at
 )
-SELECT l.subscription_no, l.event_no, l.attempt_count, l.queued_at, l.probe,
+SELECT l.subscription_no, l.event_no, l.attempt_count, l.queued_at,
+       l.subscription_no IN (SELECT p.subscription_no FROM probing p) AS probe,
        s.partner_no, s.url, s.sealed_secret, s.previous_sealed_secret, s.previous_until
 FROM leased l
 JOIN subscriptions s USING (subscription_no)
