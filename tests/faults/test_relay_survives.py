@@ -1,0 +1,183 @@
+"""Relays killed and paused between a delivery and its note; Postgres away and back."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from couponsvc import limits
+from couponsvc.outbox.leasing import Pool
+from couponsvc.settings import Settings
+from couponsvc.support.postgres import open_pool
+from couponsvc.values.event import EventType
+from tests.faults import relay_process
+from tests.faults.relay_process import RelayProcess
+from tests.integration.scene import issue, make_drop
+from tests.receivers import Received, Receiver, attempts, queue, subscribe
+from tests.relays import opened
+from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.faults
+
+ISSUED = [EventType.VOUCHER_ISSUED.public]
+PATIENCE_S = 30.0
+SOON_S = limits.LEASE_S / 3
+"""Far less than a lease: the next relay did not wait for its end."""
+
+
+async def until(claim: Callable[[], Awaitable[bool]], what: str) -> None:
+    give_up_at = monotonic() + PATIENCE_S
+    while not await claim():
+        assert monotonic() < give_up_at, f"still not so: {what}"
+        await asyncio.sleep(0.02)
+
+
+async def until_received(receiver: Receiver, count: int) -> None:
+    async def enough() -> bool:
+        return len(receiver.requests) >= count
+
+    await until(enough, f"{count} requests")
+
+
+async def until_empty(pool: Pool, subscription_no: int) -> None:
+    async def empty() -> bool:
+        return not await queue(pool, subscription_no)
+
+    await until(empty, "the queue is empty")
+
+
+async def test_killed_before_the_note_the_next_relay_sends_the_same_again_at_once(
+    settings: Settings, pool: Pool, tmp_path: Path
+) -> None:
+    drop = await make_drop(pool, quantity=10)
+    relays: list[RelayProcess] = []
+    killed_at: list[float] = []
+
+    def kill_the_first(_: Received) -> None:
+        if not killed_at:
+            relays[0].signal(signal.SIGKILL)
+            killed_at.append(monotonic())
+
+    async with Receiver(on_request=kill_the_first).listening() as receiver:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        with relay_process.running(settings, tmp_path / "first.log") as first:
+            relays.append(first)
+            await issue(pool, drop, 5)
+            await until_received(receiver, 1)
+            (left,) = await queue(pool, subscribed.subscription_no)
+            assert left["leased_by"] is not None, "nobody could note anything"
+            assert await attempts(pool, subscribed.subscription_no) == []
+            with relay_process.running(settings, tmp_path / "second.log") as second:
+                await until_received(receiver, 2)
+                assert monotonic() - killed_at[0] < SOON_S
+                await until_empty(pool, subscribed.subscription_no)
+                second.signal(signal.SIGTERM)
+                assert second.process.wait(PATIENCE_S) == 0
+        before, after = receiver.requests
+        assert (before.webhook_id, before.body) == (after.webhook_id, after.body)
+        Webhook(subscribed.secret).verify(after.body, after.headers)
+        assert [row["outcome"] for row in await attempts(pool, subscribed.subscription_no)] == ["delivered"]
+        for name in ("first.log", "second.log"):
+            log = (tmp_path / name).read_text()
+            assert subscribed.secret not in log
+            assert receiver.url not in log
+
+
+async def test_killed_again_and_again_nothing_is_lost(settings: Settings, pool: Pool, tmp_path: Path) -> None:
+    """Every twentieth request kills whoever sends it; a new relay goes on."""
+    drop = await make_drop(pool, quantity=100)
+    current: list[RelayProcess] = []
+    kills = Counter[str]()
+
+    def kill_sometimes(_: Received) -> None:
+        if len(receiver.requests) % 20 == 0 and kills["relay"] < 4:
+            kills["relay"] += 1
+            current[-1].signal(signal.SIGKILL)
+
+    async with Receiver(on_request=kill_sometimes, delay_s=0.02).listening() as receiver:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        for _ in range(100):
+            await issue(pool, drop, 1)
+        for number in range(5):
+            with relay_process.running(settings, tmp_path / f"{number}.log") as relay:
+                current.append(relay)
+                while relay.process.poll() is None and (
+                    await pool.fetchval("SELECT count(*) FROM outbox")
+                    or await queue(pool, subscribed.subscription_no)
+                ):
+                    await asyncio.sleep(0.02)
+        assert kills["relay"] == 4
+        assert await queue(pool, subscribed.subscription_no) == []
+        seqs = Counter(request.event["data"]["vouchers"][0]["seq"] for request in receiver.requests)
+        assert set(seqs) == set(range(1, 101))
+        repeated = sum(seqs.values()) - len(seqs)
+        assert repeated <= 4 * limits.DELIVERIES_PER_ENDPOINT_MAX_COUNT, "only what was under way"
+        bodies = {(request.webhook_id, request.body) for request in receiver.requests}
+        assert len(bodies) == 100, "the same bytes each time"
+
+
+async def test_paused_too_long_another_takes_over_and_the_late_note_does_no_harm(
+    settings: Settings, pool: Pool, tmp_path: Path
+) -> None:
+    drop = await make_drop(pool, quantity=10)
+    relays: list[RelayProcess] = []
+    paused: list[Received] = []
+
+    def pause_the_first(request: Received) -> None:
+        if not paused:
+            relays[0].signal(signal.SIGSTOP)
+            paused.append(request)
+
+    async with Receiver(on_request=pause_the_first).listening() as receiver, opened(settings) as other:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        with relay_process.running(settings, tmp_path / "paused.log") as first:
+            relays.append(first)
+            await issue(pool, drop, 5)
+            await until_received(receiver, 1)
+            assert (await other.run_once()).freed == 0, "it lives, and its lease has not ended"
+            await pool.execute("UPDATE deliveries SET leased_until = leased_until - interval '1 minute'")
+            counts = await other.run_once()
+            assert (counts.freed, counts.delivered) == (1, 1)
+            await issue(pool, drop, 1)
+            assert (await other.run_once()).delivered == 1
+            first.signal(signal.SIGCONT)
+
+            async def noted() -> bool:
+                return len(await attempts(pool, subscribed.subscription_no)) == 3
+
+            await until(noted, "the attempt that was answered long ago is recorded")
+            assert await queue(pool, subscribed.subscription_no) == []
+            await issue(pool, drop, 1)
+            await until_received(receiver, 4)
+            await until_empty(pool, subscribed.subscription_no)
+        assert sorted(Counter(receiver.ids).values()) == [1, 1, 2]
+
+
+async def test_postgres_restarted_under_it_the_relay_goes_on_with_what_it_had(
+    settings: Settings, postgres_server: PostgresServer, database: str
+) -> None:
+    pool = await open_pool(database)
+    drop = await make_drop(pool, quantity=10)
+    stop = asyncio.Event()
+    async with Receiver(delay_s=1.0).listening() as receiver, opened(settings) as relay:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        running = asyncio.create_task(relay.run(stop))
+        await issue(pool, drop, 1)
+        await until_received(receiver, 1)
+        pool.terminate()
+        await asyncio.to_thread(postgres_server.restart)
+        pool = await open_pool(database)
+        await until_empty(pool, subscribed.subscription_no)
+        await issue(pool, drop, 1)
+        await until_received(receiver, 2)
+        await until_empty(pool, subscribed.subscription_no)
+        stop.set()
+        async with asyncio.timeout(10):
+            await running
+        assert sorted(Counter(receiver.ids).values()) == [1, 1], "it knew what it had delivered"
+    pool.terminate()
