@@ -89,7 +89,7 @@ async def test_pause_resume_and_close_reach_the_gate_and_the_outbox_once(house: 
         answer = await house.call("POST", f"/v1/drops/wed/{action}")
         assert answer.status_code == 200, answer.text
         assert await house.grant("wed", action) == letter
-    events = await house.pool.fetch("SELECT type FROM outbox ORDER BY event_no")
+    events = await house.pool.fetch("SELECT type FROM outbox ORDER BY outbox_no")
     assert [row["type"] for row in events] == ["drop.paused", "drop.resumed", "drop.closed"]
 
 

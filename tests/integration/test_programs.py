@@ -92,7 +92,7 @@ async def test_a_raised_quantity_is_an_event_and_a_lowered_one_is_not(house: Hou
     for quantity in (12, 8):
         answer = await house.call("PUT", "/v1/drops/wed", drop(quantity=quantity, **window))
         assert (answer.json()["quantity"], answer.json()["available"]) == (quantity, quantity)
-    events = await house.pool.fetch("SELECT type, data FROM outbox ORDER BY event_no")
+    events = await house.pool.fetch("SELECT type, data FROM outbox ORDER BY outbox_no")
     assert [row["type"] for row in events] == ["drop.restocked"]
     assert json.loads(events[0]["data"]) == {"drop_id": "wed", "added": 2, "quantity": 12}
 

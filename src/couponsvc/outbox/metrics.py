@@ -40,6 +40,14 @@ outbox_rows: Final = metrics.gauge(
 outbox_oldest_seconds: Final = metrics.gauge(
     "couponsvc_outbox_oldest_seconds", "Age of the oldest of them.", of_all="livemostrecent"
 )
+outbox_unknown_rows: Final = metrics.gauge(
+    "couponsvc_outbox_unknown_rows", "Outbox rows of kinds that only a newer version knows.", of_all="livemax"
+)
+outbox_misfit_drops: Final = metrics.gauge(
+    "couponsvc_outbox_misfit_drops",
+    "Drops whose outbox rows do not follow what partners were told; their events wait.",
+    of_all="livemax",
+)
 leases_freed: Final = metrics.counter(
     "couponsvc_delivery_leases_freed", "Deliveries taken from a relay that is dead or was paused too long."
 )

@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 import asyncpg
-import structlog
 
 from couponsvc import limits
+from couponsvc.outbox import metrics
 from couponsvc.outbox.windows import OutboxRow, Told, Turn, Window, plan_turn
+from couponsvc.support import logs
 from couponsvc.support.sql import Queries
 from couponsvc.values.event import EventType
 
@@ -29,7 +30,7 @@ KNOWN_TYPES: Final = [kind.value for kind in EventType]
 Connection = asyncpg.pool.PoolConnectionProxy
 
 _queries = Queries("couponsvc.outbox", "sequencing")
-_log = structlog.get_logger(__name__)
+_log = logs.get("couponsvc.outbox.sequencing")
 _ROW_COLUMNS: Final = len(OutboxRow._fields)
 
 
@@ -69,8 +70,9 @@ class Sequencer:
                 was done shows the next one; nothing is lost or told twice.
         """
         self._forgive(now)
-        look = self._looked_at is None or abs(now - self._looked_at) >= WINDOWS_EVERY
-        if not await self._has_work(now, look=look):
+        look = await self._windows_are_due(now)
+        left_alone = list(self._left_alone)
+        if not look and not await self._pool.fetchval(_queries["has_work"], KNOWN_TYPES, left_alone):
             return SequenceCounts()
         while True:
             try:
@@ -78,14 +80,14 @@ class Sequencer:
             except _Misfit as misfit:
                 self._leave_alone(misfit.drop_no, str(misfit), now)
 
-    async def _has_work(self, now: datetime, *, look: bool) -> bool:
-        left_alone = list(self._left_alone)
-        if await self._pool.fetchval(_queries["has_work"], KNOWN_TYPES, left_alone):
+    async def _windows_are_due(self, now: datetime) -> bool:
+        """Whether the clock has something to tell; looks once a second, and again while there is more."""
+        if self._looked_at is not None and abs(now - self._looked_at) < WINDOWS_EVERY:
+            return False
+        metrics.outbox_unknown_rows.set(await self._pool.fetchval(_queries["count_unknown"], KNOWN_TYPES))
+        if await self._pool.fetch(_queries["windows_due"], now, list(self._left_alone), 1):
             return True
-        if look and await self._pool.fetch(_queries["windows_due"], now, left_alone, 1):
-            return True
-        if look:
-            self._looked_at = now
+        self._looked_at = now
         return False
 
     async def _turn(self, now: datetime, *, look: bool) -> SequenceCounts:
@@ -117,7 +119,7 @@ class Sequencer:
         return plan_turn(
             [OutboxRow(*row[:_ROW_COLUMNS]) for row in found],
             told,
-            {row["drop_no"]: Window(row["opens_at"], row["closes_at"], row["quantity"]) for row in windows},
+            {row["drop_no"]: Window(*(row[name] for name in Window._fields)) for row in windows},
             now,
         )
 
@@ -163,12 +165,14 @@ class Sequencer:
 
     def _leave_alone(self, drop_no: int, reason: str, now: datetime) -> None:
         self._left_alone[drop_no] = now
+        metrics.outbox_misfit_drops.set(len(self._left_alone))
         _log.error("outbox_does_not_fit", drop_no=drop_no, reason=reason)
 
     def _forgive(self, now: datetime) -> None:
         for drop_no, since in list(self._left_alone.items()):
             if abs(now - since) >= MISFIT_EVERY:
                 del self._left_alone[drop_no]
+        metrics.outbox_misfit_drops.set(len(self._left_alone))
 
 
 def _told(row: asyncpg.Record) -> Told:

@@ -35,6 +35,8 @@ class Window(NamedTuple):
     opens_at: datetime
     closes_at: datetime
     quantity: int
+    closed: bool
+    """By an operator, for good: that has an event of its own, and its clock runs no more."""
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ def _tell_test(turn: Turn, row: OutboxRow) -> None:
 def _tell_window(turn: Turn, drop_no: int, window: Window, now: datetime) -> None:
     """Tell what the clock says of a drop; an end that was put off opens the window again."""
     told = turn.told[drop_no]
-    if now < window.opens_at:
+    if window.closed or now < window.opens_at:
         return
     if not told.opened:
         _tell_opened(turn, drop_no, window, window.opens_at)

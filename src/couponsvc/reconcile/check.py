@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from couponsvc.reconcile.examining import POLL_MS, Examination, examine
 from couponsvc.reconcile.judging import Finding
-from couponsvc.reconcile.proofs import prove_numbers, prove_outbox
+from couponsvc.reconcile.proofs import prove_events, prove_numbers, prove_outbox
 from couponsvc.reconcile.snapshot import QUERIES, Pool, StreamSide, read_ledger, read_stream
 from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
@@ -178,7 +178,8 @@ async def _check_drop(
     examination = await examine(pool, redis, shard, drop_no, give_up_at, mend=False)
     numbers = (await prove_numbers(pool, {drop_no: 0}))[drop_no]
     outbox = (await prove_outbox(pool, {drop_no: 0}))[drop_no]
-    return _line(examination, [*examination.findings, *numbers.findings, *outbox.findings])
+    events = await prove_events(pool, drop_no)
+    return _line(examination, [*examination.findings, *numbers.findings, *outbox.findings, *events])
 
 
 def _line(examination: Examination, findings: list[Finding]) -> DropCheck:

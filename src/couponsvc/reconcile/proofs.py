@@ -50,7 +50,9 @@ def _numbers_proof(row: asyncpg.Record, proven_seq: int) -> Proof:
 
 
 async def prove_outbox(pool: "Pool[asyncpg.Record]", proven_seqs: Mapping[int, int]) -> dict[int, Proof]:
-    """I7: the `voucher.issued` events after a drop's proven number tile the numbers up to issued.
+    """I7: what was told of a drop and the rows of its outbox tile the numbers from the proven one to issued.
+
+    A relay moves rows from one to the other in one transaction, so one snapshot sees each in one place.
 
     Args:
         pool: Of the ledger.
@@ -68,8 +70,39 @@ def _outbox_proof(row: asyncpg.Record, proven_seq: int) -> Proof:
     if row["break_count"] or row["told_count"] != expected:
         amount = abs(row["told_count"] - expected) or row["break_count"]
         detail = (
-            f"events tell of {row['told_count']} vouchers after number {proven_seq} where {expected}"
-            f" were issued, with {row['break_count']} gaps or overlaps"
+            f"outbox and events tell of {row['told_count']} vouchers after number {proven_seq} where"
+            f" {expected} were issued, with {row['break_count']} gaps or overlaps"
         )
         return Proof(proven_seq, [Finding(Kind.OUTBOX, amount, detail)])
     return Proof(row["issued"], [])
+
+
+async def prove_events(pool: "Pool[asyncpg.Record]", drop_no: int) -> list[Finding]:
+    """I7, the other half: every partner's events tell of all its vouchers that count as told, without gaps.
+
+    Counts every voucher and every event of the drop. Where old events were dropped, only what is
+    kept can be held against itself.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
+    """
+    rows = await pool.fetch(QUERIES["prove_events"], drop_no)
+    return [finding for row in rows for finding in _events_findings(row)]
+
+
+def _events_findings(row: asyncpg.Record) -> list[Finding]:
+    findings: list[Finding] = []
+    owned, told, kept = row["owned_count"], row["told_count"], row["events_dropped"]
+    if told > owned or (told < owned and not kept):
+        detail = f"partner {row['partner_no']} was told of {told} vouchers and has {owned}"
+        findings.append(Finding(Kind.OUTBOX, abs(told - owned), detail))
+    first, last, given = row["first_sequence"], row["last_sequence"], row["given_sequence"]
+    span = last - first + 1 if row["event_count"] else 0
+    whole = first == 1 and last == given if row["event_count"] else given == 0
+    if row["event_count"] != span or not (whole or kept):
+        detail = (
+            f"partner {row['partner_no']} has {row['event_count']} events, numbered {first} to {last},"
+            f" where {given} were given"
+        )
+        findings.append(Finding(Kind.OUTBOX, abs(given - row["event_count"]) or 1, detail))
+    return findings

@@ -18,7 +18,8 @@ LEFT JOIN LATERAL (
       concat_ws(U&'\001F', seq, code, person_token, out_request_no), U&'\001F' ORDER BY seq
     ) AS vouchers
   FROM vouchers
-  WHERE drop_no = e.drop_no AND seq BETWEEN e.first_seq AND e.last_seq AND partner_no = e.partner_no
+  WHERE drop_no = e.drop_no AND seq BETWEEN e.first_seq AND e.last_seq
+    AND partner_no IS NOT DISTINCT FROM e.partner_no -- written so that no index over partners is considered
   GROUP BY issued_at
 ) v ON e.first_seq IS NOT NULL
 WHERE e.event_no = ANY ($1::bigint[])

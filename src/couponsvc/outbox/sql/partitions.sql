@@ -27,3 +27,58 @@ SELECT format(
 FROM (SELECT $1::date + n AS day FROM generate_series(-1, $2::int) n) days
 WHERE to_regclass('delivery_attempts_' || to_char(day, 'YYYYMMDD')) IS NULL
 ORDER BY day;
+
+-- name: old_events :many
+-- The partitions of events that may go, oldest first and none after one that must stay: written to
+-- their end, older than the moment, with nothing queued and no broker that is still to be fed.
+-- Params: $1 bigint numbers in a partition, $2 timestamptz before
+SELECT partition_no, statement
+FROM (
+  SELECT partition_no, format('DROP TABLE events_%s', partition_no) AS statement,
+    bool_and(may_go) OVER (ORDER BY partition_no) AS may_go
+  FROM (
+    SELECT
+      n.partition_no,
+      n.last_no <= (SELECT last_event_no FROM event_counter)
+      AND (SELECT max(occurred_at) FROM events WHERE event_no BETWEEN n.last_no - 999 AND n.last_no) < $2
+      AND NOT EXISTS (SELECT FROM deliveries WHERE event_no BETWEEN n.first_no AND n.last_no)
+      AND NOT EXISTS (SELECT FROM sinks WHERE last_event_no < n.last_no) AS may_go
+    FROM (
+      SELECT partition_no, partition_no * $1::bigint AS first_no, (partition_no + 1) * $1::bigint - 1 AS last_no
+      FROM (
+        SELECT split_part(c.relname, '_', 2)::bigint AS partition_no
+        FROM pg_inherits i
+        JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'events'::regclass
+      ) named
+    ) n
+  ) judged
+) run
+WHERE may_go
+ORDER BY partition_no;
+
+-- name: lock_events :execute
+-- Wait until nobody reads events any more: who queues a delivery of an event has read it before, so
+-- what is judged from here on stays so.
+LOCK TABLE events IN ACCESS EXCLUSIVE MODE;
+
+-- name: old_attempts :many
+-- The days of the log of attempts that may go.
+-- Params: $1 date of the first day to keep
+SELECT format('DROP TABLE %I', c.relname) AS statement
+FROM pg_inherits i
+JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'delivery_attempts'::regclass
+  AND to_date(split_part(c.relname, '_', 3), 'YYYYMMDD') < $1::date
+ORDER BY c.relname;
+
+-- name: wait_little :execute
+-- While we wait for a table, everybody who comes after us waits, too.
+-- Params: $1 text lock_timeout
+SELECT set_config('lock_timeout', $1, true);
+
+-- name: remove_unwanted :execute
+-- Deliveries that were queued while their subscription was being deleted.
+DELETE FROM deliveries d
+USING subscriptions s
+WHERE s.subscription_no = d.subscription_no AND s.deleted_at IS NOT NULL;

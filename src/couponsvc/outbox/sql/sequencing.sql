@@ -6,6 +6,11 @@ SELECT EXISTS (
   SELECT FROM outbox WHERE type = ANY ($1::text[]) AND (drop_no IS NULL OR drop_no <> ALL ($2::int[]))
 );
 
+-- name: count_unknown :value
+-- Rows of kinds that this version does not know; a newer one will tell of them.
+-- Params: $1 text[] type
+SELECT count(*) FROM outbox WHERE type <> ALL ($1::text[]);
+
 -- name: lock_counter :value
 -- The newest event number; no row where another relay is at it. Whoever has the row numbers alone
 -- until the transaction ends.
@@ -140,7 +145,7 @@ SELECT pg_notify('couponsvc_events', $1);
 -- end that was then put off. What was closed has said so itself.
 -- Params: $1 timestamptz now, $2 int[] drop_no to leave alone, $3 int limit
 SELECT
-  d.drop_no, d.opens_at, d.closes_at, d.quantity, coalesce(t.told_seq, 0) AS told_seq,
+  d.drop_no, d.opens_at, d.closes_at, d.quantity, d.status = 2 AS closed, coalesce(t.told_seq, 0) AS told_seq,
   coalesce(t.opened_told, false) AS opened_told, coalesce(t.ended_told, false) AS ended_told
 FROM drops d
 LEFT JOIN drop_tellings t USING (drop_no)
@@ -153,7 +158,7 @@ LIMIT $3;
 -- The windows of these drops (columns as windows_due).
 -- Params: $1 int[] drop_no
 SELECT
-  d.drop_no, d.opens_at, d.closes_at, d.quantity, coalesce(t.told_seq, 0) AS told_seq,
+  d.drop_no, d.opens_at, d.closes_at, d.quantity, d.status = 2 AS closed, coalesce(t.told_seq, 0) AS told_seq,
   coalesce(t.opened_told, false) AS opened_told, coalesce(t.ended_told, false) AS ended_told
 FROM drops d
 LEFT JOIN drop_tellings t USING (drop_no)

@@ -56,22 +56,65 @@ FROM unnest($1::int[], $2::int[]) AS p (drop_no, proven_seq)
 JOIN drops d ON d.drop_no = p.drop_no;
 
 -- name: prove_outbox :many
--- Whether the events of drops, each after a number that was proven before, tile the numbers up to
--- `issued` (I7): how many events do not begin where the one before ended, how many vouchers they tell of.
+-- Whether what partners were told of and the rows that are still in the outbox tile the numbers of
+-- drops up to `issued` (I7), each after a number that was proven before: how many rows do not begin
+-- where the one before ended (or what was told), or tell again; of how many vouchers one of both tells.
 -- Params: $1 int[] drop_no, $2 int[] proven_seq
-SELECT d.drop_no, d.issued, t.break_count, t.told_count
+SELECT d.drop_no, d.issued, t.break_count, known.seq - p.proven_seq + t.row_count AS told_count
 FROM unnest($1::int[], $2::int[]) AS p (drop_no, proven_seq)
 JOIN drops d ON d.drop_no = p.drop_no
+LEFT JOIN drop_tellings s ON s.drop_no = d.drop_no
+CROSS JOIN LATERAL (SELECT greatest(s.told_seq, p.proven_seq) AS seq) known
 CROSS JOIN LATERAL (
   SELECT
-    (count(*) FILTER (WHERE e.first_seq <> coalesce(e.previous_seq, p.proven_seq) + 1))::int AS break_count,
-    coalesce(sum(e.last_seq - e.first_seq + 1), 0)::int AS told_count
+    (count(*) FILTER (WHERE r.first_seq <> coalesce(r.previous_seq, known.seq) + 1))::int
+    + (SELECT count(*) FROM outbox o WHERE o.drop_no = p.drop_no AND o.first_seq <= s.told_seq)::int
+      AS break_count,
+    coalesce(sum(r.last_seq - r.first_seq + 1), 0)::int AS row_count
   FROM (
     SELECT o.first_seq, o.last_seq, lag(o.last_seq) OVER (ORDER BY o.first_seq) AS previous_seq
     FROM outbox o
-    WHERE o.drop_no = p.drop_no AND o.first_seq > p.proven_seq
-  ) e
+    WHERE o.drop_no = p.drop_no AND o.first_seq > known.seq
+  ) r
 ) t;
+
+-- name: prove_events :many
+-- By partner of a drop, what there is to tell and what its events tell (I7): its vouchers among those
+-- told; of how many its events tell, how many events there are, the lowest and highest `sequence` of
+-- theirs and the last one given; whether events were dropped since (then the oldest ones are missing).
+-- Params: $1 int drop_no
+WITH owned AS (
+  SELECT v.partner_no, count(*)::int AS voucher_count
+  FROM drop_tellings t
+  JOIN vouchers v ON v.drop_no = t.drop_no AND v.seq <= t.told_seq
+  WHERE t.drop_no = $1
+  GROUP BY v.partner_no
+),
+heard AS (
+  SELECT
+    partner_no, sum(voucher_count)::int AS voucher_count, count(*)::int AS event_count,
+    min(sequence) AS first_sequence, max(sequence) AS last_sequence
+  FROM events
+  WHERE drop_no = $1
+  GROUP BY partner_no
+),
+given AS (
+  SELECT partner_no, last_sequence FROM event_sequences WHERE drop_no = $1
+)
+SELECT
+  partner_no, coalesce(o.voucher_count, 0) AS owned_count, coalesce(h.voucher_count, 0) AS told_count,
+  coalesce(h.event_count, 0) AS event_count, coalesce(h.first_sequence, 0) AS first_sequence,
+  coalesce(h.last_sequence, 0) AS last_sequence, coalesce(g.last_sequence, 0) AS given_sequence,
+  (
+    SELECT coalesce(min(split_part(c.relname, '_', 2)::bigint), 0) > 0
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'events'::regclass
+  ) AS events_dropped
+FROM owned o
+FULL JOIN heard h USING (partner_no)
+FULL JOIN given g USING (partner_no)
+ORDER BY partner_no;
 
 -- name: read_blessing :one
 -- The server that was checked last.
