@@ -18,13 +18,16 @@ BRIEFLY := awk '/^Collecting /      {printf " %s", $$2; fflush(); any = 1} \
 # pytest workers for the fast set; each has its own Redis and Postgres.
 WORKERS ?= 2
 
-.PHONY: help demo up load test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
+.PHONY: help demo demo-partner up load test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN_READY) ## run a rush on a sample program and check every promise (KEEP=1 keeps serving)
 	@$(BIN)/couponsvc demo $(if $(KEEP),--keep)
+
+demo-partner: $(RUN_READY) ## the same with a subscribed partner, it and the relay killed at random, ledgers compared
+	@$(BIN)/couponsvc demo --partner --kill
 
 up: $(RUN_READY) ## run the service on this machine, data in ./var
 	@$(BIN)/couponsvc up

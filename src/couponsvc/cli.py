@@ -149,11 +149,18 @@ def apply(
 
 
 @app.command()
-def demo(
+def demo(  # noqa: PLR0917 - options, which typer passes by name
     persons: Annotated[int, typer.Option(min=1, help="How many come; the stock follows.")] = 60_000,
     processes: Annotated[int, typer.Option(min=1, help="Processes of the crowd.")] = 2,
     workers: Workers = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Keep serving afterwards.")] = False,  # noqa: FBT002 - a flag
+    partner: Annotated[  # noqa: FBT002 - a flag
+        bool,
+        typer.Option("--partner", help="A subscribed partner receives the events; its ledger is compared."),
+    ] = False,
+    kill: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--kill", help="Kill the relay and the partner at random meanwhile.")
+    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(help="Kept afterwards; without it a temporary one that is removed.")
     ] = None,
@@ -161,7 +168,17 @@ def demo(
     """Run a rush on a sample program; then the checked promises and figures."""
     from couponsvc.demo.command import DemoOptions, run_demo
 
-    options = DemoOptions(persons=persons, processes=processes, workers=workers, keep=keep, data_dir=data_dir)
+    if kill and not partner:
+        raise typer.BadParameter("--kill needs --partner: it kills the relay and the partner")
+    options = DemoOptions(
+        persons=persons,
+        processes=processes,
+        workers=workers,
+        keep=keep,
+        data_dir=data_dir,
+        partner=partner,
+        kill=kill,
+    )
     raise typer.Exit(run_demo(options))
 
 

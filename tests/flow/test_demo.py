@@ -13,7 +13,7 @@ import pytest
 
 from tests.servers import short_directory
 
-pytestmark = pytest.mark.faults  # six whole services, started and stopped as processes
+pytestmark = pytest.mark.faults  # seven whole services, started and stopped as processes
 
 PERSONS = 400
 TIMEOUT_S = 100.0
@@ -89,6 +89,18 @@ async def test_a_rush_keeps_every_promise_and_leaves_nothing_behind() -> None:
         assert re.search(r"53 of 53 issued, in", said), said
         for behaviour in ("issued", "repeated", "lost", "sold_out", "not_started"):
             assert behaviour in said
+        assert_nothing_left(temporary)
+
+
+async def test_a_subscribed_partner_ends_with_our_ledger_though_it_and_the_relay_are_killed() -> None:
+    with short_directory() as temporary:
+        async with demo(temporary, "--partner", "--kill") as process:
+            code, said = await read_all(process)
+        assert code == 0, said
+        assert re.search(r"the partner knows it all +│ kept: 80 vouchers in \d+ events", said), said
+        killed = re.search(r"killed: relay (\d+) times, partner (\d+)", said)
+        assert killed, said
+        assert int(killed[1]) + int(killed[2]) > 0
         assert_nothing_left(temporary)
 
 

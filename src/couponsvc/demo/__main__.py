@@ -16,8 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=_positive, default=default.processes)
     parser.add_argument("--workers", type=_positive, default=default.workers)
     parser.add_argument("--keep", action="store_true", help="keep serving afterwards")
+    parser.add_argument("--partner", action="store_true", help="a subscribed partner receives the events")
+    parser.add_argument("--kill", action="store_true", help="the relay and the partner are killed at random")
     parser.add_argument("--data-dir", type=Path, default=None, help="kept; without it a temporary one")
     given = parser.parse_args(arguments)
+    if given.kill and not given.partner:
+        parser.error("--kill needs --partner")
     return run_demo(DemoOptions(**vars(given)))
 
 

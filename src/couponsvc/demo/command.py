@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import random
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +18,24 @@ import uvloop
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from couponsvc.client import ApiClient, ApiRefused, CredentialsError, GrabClient, Unreachable
+from couponsvc.client import (
+    ApiClient,
+    ApiRefused,
+    CredentialsError,
+    GrabClient,
+    PartnerClient,
+    Unreachable,
+)
 from couponsvc.demo.afterwards import ask_again
 from couponsvc.demo.cpu import cpu_seconds, spent
 from couponsvc.demo.figures import figures_of
+from couponsvc.demo.hearing import hearing_of, verify_books
 from couponsvc.demo.ledger_rows import read_rows
+from couponsvc.demo.partner_process import PartnerProcess
 from couponsvc.demo.plan import EARLY_S, CrowdPlan
 from couponsvc.demo.program import demo_program, free_names
 from couponsvc.demo.promises import verify
-from couponsvc.demo.report import CheckResult, Costs, result_table
+from couponsvc.demo.report import CheckResult, Costs, Heard, result_table
 from couponsvc.demo.rush import Crowd, CrowdFailed, split_crowd
 from couponsvc.demo.screen import Screen
 from couponsvc.demo.stack import Stack, StackFailed
@@ -58,6 +68,10 @@ class DemoOptions:
     keep: bool = False
     data_dir: Path | None = None
     workers: int = 1
+    partner: bool = False
+    """Whether a subscribed partner process receives the events, and its ledger is compared with ours."""
+    kill: bool = False
+    """Whether the relay and that partner are killed at random meanwhile."""
 
 
 @dataclass(slots=True)
@@ -68,6 +82,7 @@ class _Rush:
     program: ProgramFile
     opens_s: float
     crowd: Crowd
+    partner: PartnerProcess | None = None
     cpu_before: Mapping[str, float] = field(default_factory=dict)
     cpu_whole: dict[str, float] = field(default_factory=dict)
     cpu_until_gone: dict[str, float] = field(default_factory=dict)
@@ -92,7 +107,8 @@ def run_demo(options: DemoOptions) -> int:
         with Screen(console) as screen:
             screen.say("starting engines and service …")
             with contextlib.ExitStack() as closing:
-                stack = closing.enter_context(Stack(options.data_dir, options.workers))
+                environment = {"COUPONSVC_WEBHOOK_ALLOW_PRIVATE": "true"} if options.partner else {}
+                stack = closing.enter_context(Stack(options.data_dir, options.workers, environment))
                 closing.callback(_deaf)
                 screen.say(f"serving on {stack.run.url}")
                 return uvloop.run(_run(options, stack, screen))
@@ -130,12 +146,38 @@ async def _run(options: DemoOptions, stack: Stack, screen: Screen) -> int:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with ApiClient(stack.run.url, stack.credentials.operator_token) as api:
         async with Crowd(options.processes) as crowd:
-            rush = await _prepare(options, stack, crowd, api, screen)
-            await _let_in(options, rush, api, screen)
-            kept = await _judge(rush, api, screen)
+            with contextlib.ExitStack() as closing:
+                partner = closing.enter_context(_subscribed(stack)) if options.partner else None
+                rush = await _prepare(options, stack, crowd, api, screen)
+                rush.partner = partner
+                async with _killing(options, rush, screen):
+                    await _let_in(options, rush, api, screen)
+                kept = await _judge(rush, api, screen)
         if options.keep:
             await _serve_on(stack, screen)
     return 0 if kept else EXIT_NOT_SO
+
+
+def _subscribed(stack: Stack) -> PartnerProcess:
+    credentials = stack.credentials
+    client = PartnerClient(stack.run.url, credentials.key_id, credentials.secret)
+    return PartnerProcess(client, stack.records_dir)
+
+
+@contextlib.asynccontextmanager
+async def _killing(options: DemoOptions, rush: _Rush, screen: Screen) -> AsyncIterator[None]:
+    """While the block runs, the relay and the partner are killed at random, if that was asked for."""
+    if rush.partner is None or not options.kill:
+        yield
+        return
+    seed = secrets.randbits(32)
+    screen.say(f"the relay and the partner are killed at random meanwhile (seed {seed})")
+    killing = asyncio.create_task(rush.partner.kill_at_random(rush.stack.pid, random.Random(seed)))  # noqa: S311 - no secret
+    try:
+        yield
+    finally:
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
 
 
 async def _prepare(options: DemoOptions, stack: Stack, crowd: Crowd, api: ApiClient, screen: Screen) -> _Rush:
@@ -218,9 +260,17 @@ async def _judge(rush: _Rush, api: ApiClient, screen: Screen) -> bool:
     await _wait_until_settled(api, rush.drop_ids)
     rows = await read_rows(rush.stack.run.postgres_dsn, rush.drop_ids)
     promises, figures = verify(presses, rows), figures_of(presses, rows)
+    heard: Heard | None = None
+    if rush.partner is not None:
+        await rush.partner.until_heard(len(rows.vouchers), screen.say)
+        books = rush.partner.books()
+        promises.append(verify_books(books, rows))
+        heard = Heard(hearing_of(books, rows), rush.partner.kills)
     check = await _check(rush.stack)
     costs = Costs(rush.cpu_whole, rush.cpu_until_gone, figures.confirmed_count, figures.requests_count)
-    screen.console.print(result_table(rush.program.program.name, promises, check, figures, costs))
+    screen.console.print(
+        result_table(rush.program.program.name, promises, check, figures, costs, heard=heard)
+    )
     return all(promise.kept for promise in promises) and check.exit_code == 0
 
 

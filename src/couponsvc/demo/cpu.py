@@ -34,6 +34,12 @@ def cpu_seconds(root_pid: int) -> Mapping[str, float]:
     return seconds
 
 
+def pids_of(root_pid: int, name: str) -> list[int]:
+    """Processes below one that run this command of ours; none where there is no /proc."""
+    processes = {process.pid: process for process in _processes()}
+    return [pid for pid in processes if _below(pid, root_pid, processes) and _name(pid) == name]
+
+
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Seconds between two readings, largest first."""
     names = {name: max(0.0, seconds - before.get(name, 0.0)) for name, seconds in after.items()}

@@ -52,7 +52,7 @@ class Evidence:
         self.receipts: Final = {
             row.out_request_no: text
             for drop in rows.drops
-            for row, text in _receipts(drop, self.by_drop.get(drop.drop_no, ()))
+            for row, text in receipts_of(drop, self.by_drop.get(drop.drop_no, ()))
         }
 
 
@@ -199,7 +199,7 @@ def _grouped(vouchers: Sequence[VoucherRow]) -> dict[int, list[VoucherRow]]:
     return grouped
 
 
-def _receipts(drop: DropRow, rows: Iterable[VoucherRow]) -> Iterator[tuple[VoucherRow, str]]:
+def receipts_of(drop: DropRow, rows: Iterable[VoucherRow]) -> Iterator[tuple[VoucherRow, str]]:
     """What the API must have answered for each row (invariant I4)."""
     terms = VoucherTerms(drop.face_value_fen, drop.min_spend_fen, drop.valid_for_ms)
     receipt = Receipt(drop.drop_no, drop.drop_id, terms)

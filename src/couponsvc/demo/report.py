@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from couponsvc.demo.figures import Figures
+from couponsvc.demo.hearing import Hearing
 from couponsvc.demo.promises import Promise, shown
 
 
@@ -28,8 +29,22 @@ class Costs(NamedTuple):
     requests_count: int
 
 
+class Heard(NamedTuple):
+    """How a subscribed partner fared."""
+
+    hearing: Hearing
+    kills: Mapping[str, int]
+    """Of whom, how often; zeros where nobody was to be killed."""
+
+
 def result_table(
-    title: str, promises: Sequence[Promise], check: CheckResult, figures: Figures, costs: Costs
+    title: str,
+    promises: Sequence[Promise],
+    check: CheckResult,
+    figures: Figures,
+    costs: Costs,
+    *,
+    heard: Heard | None = None,
 ) -> Table:
     """Promises, conservation, speed, outcomes and costs, in that order."""
     table = Table(title=title, title_justify="left", show_header=False, min_width=80)
@@ -52,6 +67,8 @@ def result_table(
         "requests",
         f"{figures.requests_count:,} in {figures.rush_s:.1f} s, {figures.requests_per_s:,.0f}/s",
     )
+    if heard is not None:
+        table.add_row("partner", _heard(heard))
     table.add_section()
     table.add_row("answers", _counts(figures.outcomes))
     table.add_row("pressed", _counts(figures.whys))
@@ -61,6 +78,17 @@ def result_table(
             table.add_row(f"CPU {name}", _cost(costs, [name]))
         table.add_row("CPU together", _cost(costs, list(costs.whole)))
     return table
+
+
+def _heard(heard: Heard) -> str:
+    hearing = heard.hearing
+    text = (
+        f"{hearing.events_count:,} events, {hearing.again_count:,} of them again; from commit to receipt "
+        f"p50 {hearing.lag_p50_ms:,.0f}, p99 {hearing.lag_p99_ms:,.0f}, at most {hearing.lag_max_ms:,.0f} ms"
+    )
+    if any(heard.kills.values()):
+        text += "; killed: " + ", ".join(f"{name} {count} times" for name, count in heard.kills.items())
+    return text
 
 
 def _verdict(promise: Promise) -> Text:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import msgspec
@@ -36,10 +37,14 @@ class Stack:
     Args:
         data_dir: Kept afterwards; None makes a temporary one that is removed.
         workers: API processes.
+        environment: Settings of the service beside those of this process.
     """
 
-    def __init__(self, data_dir: Path | None, workers: int) -> None:
+    def __init__(
+        self, data_dir: Path | None, workers: int, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._workers: Final = workers
+        self._environment: Final = environment
         self.temporary: Final = Path(tempfile.mkdtemp(prefix="couponsvc-demo-"))
         self.temporary.chmod(0o711)  # as root, the engines' account must get through to its own part
         self.data_dir: Final = data_dir.absolute() if data_dir else self.temporary / "data"
@@ -90,6 +95,7 @@ class Stack:
         command = [sys.executable, "-m", "couponsvc", "up", "--port", "0"]
         command += ["--data-dir", str(self.data_dir), "--workers", str(self._workers)]
         environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+        environment.update(self._environment)
         environment.setdefault("COUPONSVC_LOG_LEVEL", "warning")
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

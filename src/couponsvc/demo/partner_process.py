@@ -1,0 +1,126 @@
+"""The demo's partner as the parent sees it: subscribed, started, killed at random, started again."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from couponsvc.client import ApiRefused, PartnerClient, Unreachable
+from couponsvc.demo.cpu import pids_of
+from couponsvc.demo.hearing import Books
+from couponsvc.demo.partner import PartnerPlan
+from couponsvc.demo.partner_ledger import PartnerLedger
+
+TYPES: Final = (
+    "couponsvc.voucher.issued.v1",
+    "couponsvc.drop.opened.v1",
+    "couponsvc.drop.sold_out.v1",
+)
+KILL_EVERY_S: Final = (0.5, 1.5)
+"""Pause between two kills, at random within this."""
+DOWN_S: Final = (0.05, 0.5)
+"""How long the partner stays away after it was killed."""
+HEARD_PATIENCE_S: Final = 120.0
+"""Retries come after 5 s, and a receiver that fails is probed with growing pauses."""
+LOOK_EVERY_S: Final = 0.25
+
+
+class PartnerProcess:
+    """A subscribed partner; a context that leaves no process behind.
+
+    Args:
+        client: with the partner's own key; closed with this.
+        directory: for its ledger; removed by whoever made it.
+    """
+
+    def __init__(self, client: PartnerClient, directory: Path) -> None:
+        self._ledger_path: Final = directory / "partner.db"
+        self._process: subprocess.Popen[bytes] | None = None
+        port = _free_port()
+        self._client: Final = client
+        self._subscription: Final = client.subscribe(f"http://127.0.0.1:{port}/events", TYPES)
+        self._plan: Final = PartnerPlan(port, [self._subscription.secret], str(self._ledger_path))
+        self.kills: Final = {"relay": 0, "partner": 0}
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill()
+        with self._client, contextlib.suppress(Unreachable, ApiRefused):  # it may be gone before us
+            self._client.unsubscribe(self._subscription.subscription_id)
+
+    async def kill_at_random(self, service_pid: int, dice: random.Random) -> None:
+        """Kill (SIGKILL) the relay or the partner, again and again, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(dice.uniform(*KILL_EVERY_S))
+                if dice.random() < 0.5:  # noqa: PLR2004 - either
+                    self.kills["relay"] += _kill_relays(service_pid)
+                    continue
+                self._kill()
+                self.kills["partner"] += 1
+                await asyncio.sleep(dice.uniform(*DOWN_S))
+                self._start()
+        finally:
+            if self._process is None:
+                self._start()
+
+    async def until_heard(self, vouchers_count: int, say: Callable[[str], None]) -> None:
+        """Wait until the partner knows so many vouchers, or patience ends: the judge will say."""
+        give_up_at = time.monotonic() + HEARD_PATIENCE_S
+        with PartnerLedger(self._ledger_path) as ledger:
+            while (heard := ledger.vouchers_count()) < vouchers_count and time.monotonic() < give_up_at:  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(LOOK_EVERY_S)
+        if heard >= vouchers_count:
+            return
+        say(f"after {HEARD_PATIENCE_S:.0f} s the partner knows {heard:,} of {vouchers_count:,} vouchers")
+
+    def books(self) -> Books:
+        """What it wrote down so far."""
+        with PartnerLedger(self._ledger_path) as ledger:
+            return Books(ledger.events(), ledger.vouchers())
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "couponsvc.demo.partner"], stdin=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdin is not None  # noqa: S101
+        process.stdin.write(msgspec.json.encode(self._plan) + b"\n")
+        process.stdin.close()
+        self._process = process
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _kill_relays(service_pid: int) -> int:
+    killed = 0
+    for pid in pids_of(service_pid, "relay"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
