@@ -150,10 +150,9 @@ def unsubscribe(retries: Retries, subscription_id: str) -> Steps[bool]:
 def rotate_secret(retries: Retries, subscription_id: str) -> Steps[RotatedSecret]:
     """Get a new secret; for a day the old one signs beside it.
 
-    Raises:
-        AnswerLost: it may have been rotated; rotate again.
+    May be repeated: within five minutes the old one stays, and only the newest is made anew.
     """
-    request = act_request("subscriptions", subscription_id, "rotate-secret", repeatable=False)
+    request = act_request("subscriptions", subscription_id, "rotate-secret", repeatable=True)
     return (yield from _read(retries, request, RotatedSecret))
 
 
