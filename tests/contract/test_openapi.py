@@ -37,7 +37,13 @@ EXPECTED = {
     schemathesis.GenerationMode.NEGATIVE: {404, 422},
 }
 """What must have been met at least, or the requests were not worth sending."""
-KNOWN = {"program_id": "test", "template_id": "dining-20", "drop_id": "wed", "out_request_no": "n-p1"}
+KNOWN = {
+    "program_id": "test",
+    "template_id": "dining-20",
+    "drop_id": "wed",
+    "out_request_no": "n-p1",
+    "subscription_id": "sub_1",
+}
 """What exists already; random names alone would only ever meet 404."""
 
 
@@ -54,7 +60,9 @@ class Served:
 async def served(
     settings: Settings, pool: "asyncpg.Pool[asyncpg.Record]", redis: Redis
 ) -> AsyncIterator[Served]:
-    settings = settings.model_copy(update={"port": free_port(), "confirm_wait_ms": 500})
+    settings = settings.model_copy(
+        update={"port": free_port(), "confirm_wait_ms": 500, "webhook_allow_private": True}
+    )
     stop = asyncio.Event()
     async with House.open(settings, pool, redis) as house:
         await house.drop("wed", quantity=50)
@@ -114,7 +122,8 @@ def send_to(
     session: requests.Session,
 ) -> set[int]:
     met: set[int] = set()
-    token = served.tokens["bank-a" if operation.path == GRAB_PATH else "operator"]
+    partners = operation.path == GRAB_PATH or operation.path.startswith("/v1/subscriptions")
+    token = served.tokens["bank-a" if partners else "operator"]
 
     @hypothesis_settings(
         max_examples=CASES_PER_OPERATION,
@@ -141,19 +150,29 @@ def send_to(
 
 
 def say_what_a_schema_cannot(case: "schemathesis.Case[Any]") -> None:
-    """A window opens before it closes, within two centuries; and 10.0 is an integer to a schema only."""
+    """A window opens before it closes, within two centuries; a URL leads where it may be called.
+
+    And 10.0 is an integer to a schema only.
+    """
     if not isinstance(case.body, dict):
         return
     assume(not any(isinstance(value, float) for value in case.body.values()))
     if "opens_at" in case.body:
         case.body["opens_at"] = "2026-10-01T10:00:00+08:00"
         case.body["closes_at"] = "2026-10-01t12:30:00.5z"
+    if "from" in case.body:
+        case.body["from"] = "2026-10-01T10:00:00+08:00"
+        case.body["to"] = "2026-10-01t12:30:00.5z"
+    if "url" in case.body:
+        case.body["url"] = f"http://127.0.0.1:9999/{len(case.body['url'])}"
 
 
 def name_what_exists(names: Any) -> None:
     names.update({name: value for name, value in KNOWN.items() if name in names})
     if "partners" in names:
         names["partners"] = ["bank-a"]
+    if names.get("drop_ids"):
+        names["drop_ids"] = ["wed"]
 
 
 async def test_every_answer_of_the_contract_to_a_grab_is_documented(served: Served) -> None:

@@ -151,6 +151,92 @@ class EventPage(_Answer):
     next: str
 
 
+class SubscriptionAnswer(_Answer):
+    """A subscription as it stands. Its secret is never shown again."""
+
+    subscription_id: str
+    url: str
+    types: list[str]
+    drop_ids: list[Slug] | None
+    """null: every drop of the partner, present and future."""
+    created_at: Moment
+    disabled_at: Moment | None
+    """When the receiver answered 410; it gets nothing since. Delete it and make a new one."""
+    failure_count: int
+    """Attempts that failed since the last one that did not."""
+    held_until: Moment | None
+    """While the receiver fails, nothing is tried before this."""
+    previous_secret_until: Moment | None
+    """Until then deliveries are signed with the secret before the present one, too."""
+
+
+class SubscriptionList(_Answer):
+    """All subscriptions of a partner."""
+
+    subscriptions: list[SubscriptionAnswer]
+
+
+class NewSubscriptionAnswer(_Answer):
+    """A subscription was made. Keep the secret: it is shown this once."""
+
+    subscription_id: str
+    secret: str
+    """`whsec_` and 32 bytes in base64 (Standard Webhooks)."""
+
+
+class RotatedSecretAnswer(_Answer):
+    """The new secret. Keep it: it is shown this once."""
+
+    subscription_id: str
+    secret: str
+    previous_secret_until: Moment
+
+
+class TestAnswer(_Answer):
+    """A test event is on its way; the subscription's deliveries show what becomes of it."""
+
+    subscription_id: str
+    status: Literal["queued"]
+
+
+class RedeliverAnswer(_Answer):
+    """How many events will be sent again."""
+
+    queued: int
+
+
+class AttemptAnswer(_Answer):
+    """One attempt to deliver."""
+
+    attempt_no: int
+    attempted_at: Moment
+    took_ms: int
+    status: int | None
+    """Of the receiver's answer; null: there was no complete one."""
+    outcome: Literal["delivered", "failed", "gone"]
+    error: str
+
+
+class DeliveryAnswer(_Answer):
+    """What became of one event."""
+
+    event_id: str
+    type: str | None
+    occurred_at: Moment | None
+    state: Literal["waiting", "delivering", "parked", "delivered"]
+    next_attempt_at: Moment | None
+    parked_because: str | None
+    attempts: list[AttemptAnswer]
+    """The newest first, at most 20."""
+
+
+class DeliveryList(_Answer):
+    """One page of deliveries; `next` is the `before` of the next page, null on the last."""
+
+    deliveries: list[DeliveryAnswer]
+    next: str | None
+
+
 class ReadyAnswer(_Answer):
     """The process can serve."""
 

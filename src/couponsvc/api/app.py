@@ -18,6 +18,7 @@ from couponsvc.api import (
     routes_events,
     routes_health,
     routes_programs,
+    routes_subscriptions,
     routes_vouchers,
 )
 from couponsvc.api.handlers import handle, problem_response
@@ -54,7 +55,14 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for routes in (routes_programs, routes_drops, routes_vouchers, routes_events, routes_health):
+    for routes in (
+        routes_programs,
+        routes_drops,
+        routes_vouchers,
+        routes_events,
+        routes_subscriptions,
+        routes_health,
+    ):
         app.include_router(routes.router)
     app.mount(routes_health.ASSETS_PATH, routes_health.assets, name="docs-assets")
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]

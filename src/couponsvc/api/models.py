@@ -20,6 +20,8 @@ from pydantic import (
 from couponsvc import limits
 from couponsvc.api.handlers import describe_errors
 from couponsvc.api.problems import ProblemAnswer
+from couponsvc.outbox.redelivery import NAMED_MAX_COUNT
+from couponsvc.values.event import SUBSCRIBABLE
 from couponsvc.values.voucher import MAX_NUMBER
 
 SLUG_PATTERN: Final = "^[a-z0-9][a-z0-9-]{1,62}$"
@@ -32,6 +34,9 @@ FEN_MAX: Final = 2**53 - 1
 VALID_MAX_HOURS: Final = 24 * 366 * 10
 HOUR_MS: Final = 3_600_000
 PARTNERS_MAX_COUNT: Final = 1_000
+SUBSCRIPTION_DROPS_MAX_COUNT: Final = 1_000
+"""A partner with more asks for all of them and looks at `drop_id` itself."""
+EVENT_ID_PATTERN: Final = "^evt_[1-9][0-9]{0,18}$"
 
 _NAME: Final = re.compile(NAME_PATTERN.removesuffix("$")).fullmatch
 _MOMENT: Final = re.compile(
@@ -69,10 +74,19 @@ def _parse_digits(value: object) -> object:
 
 def _each_once(value: list[str]) -> list[str]:
     if len(set(value)) != len(value):
-        raise ValueError("names a partner twice")
+        raise ValueError("names one of them twice")
     return value
 
 
+def _subscribable(value: list[str]) -> list[str]:
+    if unknown := set(value) - set(SUBSCRIBABLE):
+        raise ValueError(
+            f"{min(unknown)[:NAME_MAX_CHARS]!r} is no type; there are: {', '.join(SUBSCRIBABLE)}"
+        )
+    return value
+
+
+_UNSAID: Final = datetime.min.replace(tzinfo=UTC)
 DIGITS: Final = BeforeValidator(_parse_digits)
 """For integers of a query: pydantic would also read `1_0`, ` 10` and `10.0`."""
 After = Annotated[str, Query(pattern=AFTER_PATTERN, description="`next` of the page before")]
@@ -170,6 +184,79 @@ class RestockBody(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"current_quantity": 8000, "add": 500}]})
     current_quantity: Count
     add: Count
+
+
+class SubscriptionBody(_Body):
+    """Where to send which events."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://bank-a.example/couponsvc",
+                    "types": ["couponsvc.voucher.issued.v1"],
+                    "drop_ids": None,
+                }
+            ]
+        }
+    )
+    url: Annotated[str, Field(min_length=1, max_length=limits.WEBHOOK_URL_MAX_CHARS)]
+    """`https`, port 443 or one from 1024 on, no user, no fragment; its addresses must be public."""
+    types: Annotated[
+        list[Annotated[str, Field(json_schema_extra={"enum": list(SUBSCRIBABLE)})]],
+        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+        AfterValidator(_each_once),
+        AfterValidator(_subscribable),
+    ]
+    drop_ids: (
+        Annotated[
+            list[Slug],
+            Field(
+                min_length=1,
+                max_length=SUBSCRIPTION_DROPS_MAX_COUNT,
+                json_schema_extra={"uniqueItems": True},
+            ),
+            AfterValidator(_each_once),
+        ]
+        | None
+    ) = None
+    """null: every drop of the partner, present and future."""
+
+
+class RedeliverBody(_Body):
+    """Which events to send again: those named, those of a time, or those that were given up."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"event_ids": ["evt_17", "evt_18"]},
+                {"from": "2026-10-01T02:00:00Z", "to": "2026-10-01T03:00:00Z"},
+                {"parked": True},
+            ],
+            "oneOf": [{"required": ["event_ids"]}, {"required": ["from", "to"]}, {"required": ["parked"]}],
+            "dependentRequired": {"from": ["to"], "to": ["from"]},
+        }
+    )
+    event_ids: Annotated[
+        list[Annotated[str, Field(pattern=EVENT_ID_PATTERN)]],
+        Field(min_length=1, max_length=NAMED_MAX_COUNT),
+    ] = []
+    since: Annotated[Moment, Field(alias="from")] = _UNSAID
+    """Events that happened from then on …"""
+    until: Annotated[Moment, Field(alias="to")] = _UNSAID
+    """… and before then, of the types and drops that the subscription asks for."""
+    parked: Annotated[bool, WithJsonSchema({"const": True, "type": "boolean"})] = False
+    """All that was given up; at most 100,000 at a time."""
+
+    @model_validator(mode="after")
+    def _says_one(self) -> "RedeliverBody":
+        if self.model_fields_set not in ({"event_ids"}, {"since", "until"}, {"parked"}):
+            raise ValueError('say one of {"event_ids": […]}, {"from": …, "to": …}, {"parked": true}')
+        if self.model_fields_set == {"parked"} and not self.parked:
+            raise ValueError("parked is true, or left out")
+        if self.model_fields_set == {"since", "until"} and self.since >= self.until:
+            raise ValueError("to must be later than from")
+        return self
 
 
 def read_body(raw: bytes, model: type[Model]) -> Model:

@@ -19,6 +19,8 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     models.TemplateBody,
     models.DropBody,
     models.RestockBody,
+    models.SubscriptionBody,
+    models.RedeliverBody,
     answer_models.VoucherAnswer,
     answer_models.PendingAnswer,
     answer_models.ProblemBody,
@@ -32,7 +34,10 @@ _EVERYWHERE: Final = (
     "ledger_unavailable",
 )
 """Problems that any request below /v1 may meet."""
-_SCOPE_OF: Final = {"grab": "grab", "export_ledger": "audit"}
+_SCOPE_OF: Final = {"grab": "grab", "export_ledger": "audit"} | dict.fromkeys(
+    ("create_subscription", "delete_subscription", "rotate_secret", "test_subscription", "redeliver_events"),
+    "read",
+)
 """Where it is not `read` for reading and `operate` for changing."""
 _HEADER_OF_STATUS: Final[dict[int, tuple[str, dict[str, Any]]]] = {
     status: (

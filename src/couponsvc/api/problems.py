@@ -55,6 +55,15 @@ CATALOGUE: Final[dict[str, Problem]] = {
             retryable=True,
         ),
         _problem("unknown_voucher", 404, "Unknown voucher", "Check the voucher_id."),
+        _problem(
+            "unknown_subscription",
+            404,
+            "Unknown subscription",
+            "Check the subscription_id; a partner sees its own subscriptions only.",
+        ),
+        _problem(
+            "unknown_event", 404, "Unknown event", "Check the event_id; a partner sees its own events only."
+        ),
         _problem("method_not_allowed", 405, "Method not allowed", "See the Allow header."),
         _problem("sold_out", 409, "Sold out", "Nothing is left of this drop."),
         _problem("person_limit", 409, "Person limit reached", "The person holds the voucher named here."),

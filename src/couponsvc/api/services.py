@@ -12,6 +12,7 @@ from couponsvc.ledger.reading import PendingView
 from couponsvc.outbox.reading import EventReader
 from couponsvc.programs.catalog import DropCatalog
 from couponsvc.settings import Settings
+from couponsvc.support.public_addresses import AddressPolicy
 from couponsvc.support.sealing import MasterKey
 
 
@@ -37,6 +38,8 @@ class Services:
     events: EventReader = field(init=False)
     event_waits: EventWaits = field(init=False)
     """Wakes readers of the feed; somebody has to run it, else they look again only when they are told to."""
+    webhook_policy: AddressPolicy = field(init=False)
+    """Which addresses a subscription's URL may lead to."""
 
     def __post_init__(self) -> None:
         """Derive the rest."""
@@ -46,3 +49,5 @@ class Services:
         object.__setattr__(self, "events", EventReader(self.pool))
         dsn = self.settings.postgres_dsn.get_secret_value()
         object.__setattr__(self, "event_waits", EventWaits(dsn))
+        policy = AddressPolicy(allow_private=self.settings.webhook_allow_private)
+        object.__setattr__(self, "webhook_policy", policy)

@@ -43,6 +43,10 @@ class UnknownDrop(Exception):
 class TooMany(Exception):
     """The partner has as many subscriptions as it may. Nothing was made."""
 
+    def __init__(self) -> None:
+        most = limits.SUBSCRIPTIONS_PER_PARTNER_MAX_COUNT
+        super().__init__(f"There are {most} subscriptions, and no more may be; delete one first.")
+
 
 class AlreadySubscribed(Exception):
     """A working subscription says just this; a second one would double every delivery."""
