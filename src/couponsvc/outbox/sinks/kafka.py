@@ -27,6 +27,7 @@ PUBLISH_TIMEOUT_S: Final = 12.0
 """Over a whole turn: the two request timeouts that aiokafka may take to give up, and a little. A lease must
 not end meanwhile."""
 CLOSE_TIMEOUT_S: Final = 2.0
+CANCEL_AGAIN_S: Final = 0.05
 RECORD_MAX_BYTES: Final = 1_000_000
 """A broker takes 1,048,588 unless told otherwise; a full event with the longest tokens has 270,000."""
 BATCH_MAX_BYTES: Final = 512 * 1024
@@ -110,12 +111,19 @@ class KafkaSink:
         return 0
 
     async def close(self) -> None:
-        """Disconnect; records that are not confirmed by now are published again later."""
+        """Disconnect; records that are not confirmed by now are published again later.
+
+        Not by `AIOKafkaProducer.stop`, which waits for those records: where the brokers are away it
+        does not return, and cancelling it leaves its tasks and connections behind.
+        """
         producer, self._producer = self._producer, None
         if producer is None:
             return
+        producer._closed = True  # noqa: SLF001 - says that it is not forgotten
         with suppress(Exception):
-            await asyncio.wait_for(producer.stop(), CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await _cancelled(producer._sender.sender_task)  # noqa: SLF001 - its close waits as well
+                await producer.client.close()
 
     async def _send(self, producer: AIOKafkaProducer, record: Record) -> "asyncio.Future[Any]":
         sent: asyncio.Future[Any] = await producer.send(
@@ -126,6 +134,13 @@ class KafkaSink:
             timestamp_ms=record.timestamp_ms,
         )
         return sent
+
+
+async def _cancelled(task: "asyncio.Task[None] | None") -> None:
+    """Cancel a task again and again: the first time, the sender only begins to wait for its requests."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
 
 
 def producer_options(access: KafkaAccess) -> dict[str, Any]:
