@@ -12,28 +12,63 @@ from couponsvc.client.calls import Drop
 from couponsvc.client.connection import Unreachable
 from couponsvc.client.credentials import Credentials, CredentialsError, read_credentials
 from couponsvc.client.driving import grab_until_answered
-from couponsvc.client.events import BEGINNING, EVENT_TYPES, Event, EventPage, IssuedVouchers, MalformedEvent
+from couponsvc.client.events import (
+    BEGINNING,
+    DROP_CLOSED,
+    DROP_ENDED,
+    DROP_OPENED,
+    DROP_PAUSED,
+    DROP_RESTOCKED,
+    DROP_RESUMED,
+    DROP_SOLD_OUT,
+    EVENT_TYPES,
+    VOUCHER_ISSUED,
+    WEBHOOK_TEST,
+    Event,
+    EventPage,
+    IssuedVouchers,
+    MalformedEvent,
+)
 from couponsvc.client.grabbing import GrabClient
 from couponsvc.client.operating import ApiClient
 from couponsvc.client.partner import AsyncPartnerClient, PartnerClient
 from couponsvc.client.retrying import ONCE, PATIENT, RELENTLESS, AnswerLost, Retries
-from couponsvc.client.subscriptions import NewSubscription, RotatedSecret, Subscription
+from couponsvc.client.subscriptions import (
+    Attempt,
+    Delivery,
+    DeliveryPage,
+    NewSubscription,
+    RotatedSecret,
+    Subscription,
+)
 from couponsvc.client.webhooks import BadWebhook, WebhookVerifier
 
 __all__ = [
     "BEGINNING",
+    "DROP_CLOSED",
+    "DROP_ENDED",
+    "DROP_OPENED",
+    "DROP_PAUSED",
+    "DROP_RESTOCKED",
+    "DROP_RESUMED",
+    "DROP_SOLD_OUT",
     "EVENT_TYPES",
     "ONCE",
     "PATIENT",
     "RELENTLESS",
+    "VOUCHER_ISSUED",
+    "WEBHOOK_TEST",
     "Answer",
     "AnswerLost",
     "ApiClient",
     "ApiRefused",
     "AsyncPartnerClient",
+    "Attempt",
     "BadWebhook",
     "Credentials",
     "CredentialsError",
+    "Delivery",
+    "DeliveryPage",
     "Drop",
     "Event",
     "EventPage",

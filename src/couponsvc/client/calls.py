@@ -15,7 +15,7 @@ from couponsvc.client.requests import (
     read_request,
 )
 from couponsvc.client.retrying import Retries, Steps, insist
-from couponsvc.client.subscriptions import NewSubscription, RotatedSecret, Subscription
+from couponsvc.client.subscriptions import DeliveryPage, NewSubscription, RotatedSecret, Subscription
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ FEED_PAGE_MAX_COUNT = 500
 """Contract: events in one page of the feed."""
 FEED_WAIT_MAX_S = 20.0
 """Contract: how long a question for new events may wait."""
+DELIVERIES_PAGE_COUNT = 100
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -195,6 +196,28 @@ def redeliver(
         body["parked"] = True
     request = act_request("subscriptions", subscription_id, "redeliver", body=body, repeatable=True)
     return (yield from _read(retries, request, _Queued)).queued
+
+
+def deliveries(
+    retries: Retries,
+    subscription_id: str,
+    *,
+    state: str | None = None,
+    before: str | None = None,
+    limit: int = DELIVERIES_PAGE_COUNT,
+) -> Steps[DeliveryPage]:
+    """See what became of events, the newest first.
+
+    Args:
+        retries: How patient; a client brings its own.
+        subscription_id: At whose receiver.
+        state: Only `waiting`, `delivering`, `parked` or `delivered` ones.
+        before: The `next` of the page before.
+        limit: At most so many.
+    """
+    query = {"state": state, "before": before, "limit": limit}
+    request = read_request("subscriptions", subscription_id, "deliveries", query=query)
+    return (yield from _read(retries, request, DeliveryPage))
 
 
 def _read(retries: Retries, request: Request, kind: type[T]) -> Steps[T]:

@@ -141,6 +141,7 @@ class PartnerClient(_Signed):
     rotate_secret = _blocking(calls.rotate_secret)
     test = _blocking(calls.test)
     redeliver = _blocking(calls.redeliver)
+    deliveries = _blocking(calls.deliveries)
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +207,7 @@ class AsyncPartnerClient(_Signed):
     rotate_secret = _awaited(calls.rotate_secret)
     test = _awaited(calls.test)
     redeliver = _awaited(calls.redeliver)
+    deliveries = _awaited(calls.deliveries)
 
     async def __aenter__(self) -> Self:
         return self
