@@ -36,7 +36,7 @@ async def rush_with(fault: Callable[[Up], None], *options: str, times: int = 2) 
             return rush
 
 
-@pytest.mark.parametrize("kind", ["api", "drain", "reconcile", "redis", "postgres"])
+@pytest.mark.parametrize("kind", ["api", "drain", "reconcile", "relay", "redis", "postgres"])
 async def test_killing_any_process_twice_loses_and_doubles_nothing(kind: str) -> None:
     await rush_with(lambda up: up.kill(kind))
 

@@ -12,7 +12,7 @@ from tests.servers import short_directory
 
 pytestmark = pytest.mark.faults
 
-KINDS = ("api", "drain", "reconcile", "valkey-server", "postgres")
+KINDS = ("api", "drain", "reconcile", "relay", "valkey-server", "postgres")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_told_to_stop_it_leaves_no_process_no_lock_and_no_address(
 ) -> None:
     with running(data_dir, "--workers", "2") as up:
         assert sorted(kind for kind in up.family().values() if kind != "postgres") == sorted(
-            ["api", "api", "drain", "reconcile", "valkey-server"]
+            ["api", "api", "drain", "reconcile", "relay", "valkey-server"]
         )
         assert up.pids("postgres")
         for name in ("credentials.json", "master.key", "run.json"):
