@@ -10,8 +10,8 @@ from typing import Any, Self
 import asyncpg
 import msgspec
 
-from couponsvc.outbox.endpoints import SECRET_PURPOSE
 from couponsvc.outbox.leasing import Pool
+from couponsvc.outbox.subscriptions import SECRET_PURPOSE
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.webhook_signature import new_secret
 from couponsvc.values.event import SUBSCRIBABLE, subscription_id

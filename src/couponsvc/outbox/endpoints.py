@@ -6,10 +6,10 @@ from typing import Final
 
 from couponsvc import limits
 from couponsvc.outbox.leasing import Lease
+from couponsvc.outbox.subscriptions import SECRET_PURPOSE
 from couponsvc.support.sealing import MasterKey
 from couponsvc.values.event import subscription_id
 
-SECRET_PURPOSE: Final = "webhook secret"  # noqa: S105 - names a purpose, is not one
 SECRETS_MAX_COUNT: Final = 4_096
 """Opened secrets in memory: two for each of two thousand endpoints; more are opened again each time."""
 ROOM_FIRST: Final = 2
