@@ -63,13 +63,14 @@ ORDER BY partition_no;
 LOCK TABLE events IN ACCESS EXCLUSIVE MODE;
 
 -- name: old_attempts :many
--- The days of the log of attempts that may go.
+-- The days of the log of attempts that may go; compared as names, because Postgres may look at the
+-- names of other tables first.
 -- Params: $1 date of the first day to keep
 SELECT format('DROP TABLE %I', c.relname) AS statement
 FROM pg_inherits i
 JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'delivery_attempts'::regclass
-  AND to_date(split_part(c.relname, '_', 3), 'YYYYMMDD') < $1::date
+  AND c.relname < 'delivery_attempts_' || to_char($1::date, 'YYYYMMDD')
 ORDER BY c.relname;
 
 -- name: wait_little :execute
