@@ -88,6 +88,11 @@ class Receiver:
         rows = self._rows("SELECT voucher_id, person_token, code FROM vouchers")
         return {(str(one), str(two), str(three)) for one, two, three in rows}
 
+    def forget(self) -> None:
+        """Empty its books."""
+        self.stop()
+        self.ledger.unlink()
+
     def _rows(self, statement: str) -> list[tuple[object, ...]]:
         with contextlib.closing(sqlite3.connect(self.ledger)) as database:
             return database.execute(statement).fetchall()
