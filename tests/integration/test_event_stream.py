@@ -22,6 +22,7 @@ from couponsvc.programs.admission import CredentialRequest
 from couponsvc.settings import Settings
 from tests.integration.feed import Told, everything, issue, number, numbering, prepare, told
 from tests.integration.house import House, code_of
+from tests.servers import PostgresServer
 
 SOON_S = 1.5
 """Coarse: a wake takes milliseconds, a lost one two seconds."""
@@ -196,6 +197,44 @@ async def test_a_stream_ends_with_its_key(served: Served) -> None:
         await admission.revoke_key(house.pool, "test", made.key_id)
         async with asyncio.timeout(8):
             assert [item async for item in told(answer)] == []
+
+
+async def test_a_stream_goes_on_when_postgres_comes_back(
+    served: Served, postgres_server: PostgresServer
+) -> None:
+    house = served.house
+    await house.drop()
+    async with served.listen() as answer:
+        await waiters(served, 1)
+        await asyncio.to_thread(postgres_server.restart)
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await house.pool.expire_connections()
+        await number(house.pool)
+        assert len(await take(answer, 1)) == 1
+
+
+async def test_a_long_stream_is_no_slow_answer(served: Served) -> None:
+    before = await stream_seconds(served)
+    async with served.listen():
+        await waiters(served, 1)
+        await asyncio.sleep(1)
+    await waiters(served, 0)
+    async with asyncio.timeout(5):
+        while (after := await stream_seconds(served))[1] == before[1]:
+            await asyncio.sleep(0.02)
+    assert after[0] - before[0] < 0.5
+
+
+async def stream_seconds(served: Served) -> tuple[float, float]:
+    """Sum and count of the times that streams took to be answered."""
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"{served.url}/metrics")).text
+    found = [0.0, 0.0]
+    for line in text.splitlines():
+        for place, name in enumerate(("sum", "count")):
+            if line.startswith(f'couponsvc_http_request_seconds_{name}{{route="/v1/events/stream"}}'):
+                found[place] = float(line.split()[-1])
+    return found[0], found[1]
 
 
 async def test_problems_are_told_before_a_stream_begins(served: Served) -> None:

@@ -27,8 +27,6 @@ PAGE_COUNT: Final = 4
 """Events read at a time: at most 700 kB held for a reader, rendered in a few milliseconds."""
 COMMENT_EVERY_S: Final = 15.0
 """Silence is cut by load balancers, mostly after 60 s; the contract's own wait is 20 s."""
-KEY_CHECK_EVERY_S: Final = 1.0
-"""A revoked key stops within five seconds, streams included; four of them pass until it is known."""
 STALLED_S: Final = 60.0
 """How long one event may take to be taken: 3 kB a second for the largest. Then the reader is cut off
 and comes back with its Last-Event-ID."""
@@ -49,7 +47,6 @@ class EventStream(Response):
     Args:
         waits: Where it takes its seat.
         principal: The partner; the stream ends when its key does.
-        key_lives: Whether a key, by its id, may still be used.
         read_page: Reads the partner's events.
         after: The cursor to go on from.
         sent: Is told how many events were sent.
@@ -62,7 +59,6 @@ class EventStream(Response):
         waits: EventWaits,
         principal: Principal,
         *,
-        key_lives: Callable[[str], bool],
         read_page: ReadPage,
         after: int,
         sent: Callable[[int], None],
@@ -72,7 +68,6 @@ class EventStream(Response):
         self.init_headers(_HEADERS)
         self._waits: Final = waits
         self._principal: Final = principal
-        self._key_lives: Final = key_lives
         self._read_page: Final = read_page
         self._after = after
         self._sent: Final = sent
@@ -85,7 +80,7 @@ class EventStream(Response):
         """
         partner_no = self._principal.partner_no
         assert partner_no is not None, "the route lets partners only in"  # noqa: S101
-        async with self._waits.seat(partner_no, receive) as seat:
+        async with self._waits.seat(partner_no, self._principal.key_id, receive) as seat:
             began = monotonic()
             try:
                 await self._tell(seat, send)
@@ -98,18 +93,13 @@ class EventStream(Response):
     async def _tell(self, seat: Seat, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await _send_some(send, b"retry: %d\n\n" % RETRY_MS)
-        said_at = monotonic()
-        look = True
-        while self._goes_on(seat):
-            if look and await self._send_page(seat, send):
-                said_at = monotonic()
-                continue
-            if monotonic() - said_at >= COMMENT_EVERY_S:
+        comment_at = monotonic() + COMMENT_EVERY_S
+        while self._waits.go_on(seat):
+            if await self._send_page(seat, send):
+                comment_at = monotonic() + COMMENT_EVERY_S
+            elif not await seat.wait(comment_at - monotonic()):
                 await _send_some(send, _COMMENT)
-                said_at = monotonic()
-            overdue_at = said_at + COMMENT_EVERY_S
-            rung = await seat.wait(min(KEY_CHECK_EVERY_S, max(overdue_at - monotonic(), 0)))
-            look = rung or monotonic() >= overdue_at
+                comment_at = monotonic() + COMMENT_EVERY_S
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_page(self, seat: Seat, send: Send) -> bool:
@@ -123,15 +113,12 @@ class EventStream(Response):
             return False
         events.reverse()
         count = len(events)
-        while events and self._goes_on(seat):
+        while events and self._waits.go_on(seat):
             event = events.pop()  # what was sent is not held any longer
             await _send_some(send, in_stream(event))
             self._after = event.event_no
         self._sent(count - len(events))
         return count > 0
-
-    def _goes_on(self, seat: Seat) -> bool:
-        return not (seat.left or self._waits.ended) and self._key_lives(self._principal.key_id)
 
 
 def in_stream(event: Event) -> bytes:

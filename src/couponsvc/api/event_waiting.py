@@ -32,8 +32,12 @@ LOOK_EVERY_S: Final = 2.0
 that the connection still leads somewhere."""
 LOOK_MAX_COUNT: Final = 5_000
 """New events that are looked at for their partners; where there are more, everybody is woken."""
+KEY_CHECK_EVERY_S: Final = 0.5
+"""A revoked key stops within five seconds, streams included; four of them pass until it is known here."""
 LOOK_TIMEOUT_S: Final = 2.0
 RECONNECT_EVERY_S: Final = 0.5
+READINGS_MAX_COUNT: Final = 4
+"""Pages read at once when many are woken: half of the pool is left to look-ups and operators."""
 
 _AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _WAITING: Final = metrics.gauge("couponsvc_feed_waiting", "Readers that wait for events, streams included.")
@@ -45,10 +49,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 class Seat:
     """One reader's place. `wait`, then look; a ring in between is kept for the next `wait`."""
 
-    __slots__ = ("_rung", "left")
+    __slots__ = ("_rung", "key_id", "left")
 
-    def __init__(self) -> None:
+    def __init__(self, key_id: str) -> None:
         self._rung: Final = asyncio.Event()
+        self.key_id: Final = key_id
         self.left = False
         """Whether the client has gone."""
 
@@ -71,26 +76,33 @@ class EventWaits:
 
     Args:
         dsn: Of Postgres, for a connection of its own; a pooler must not stand in between.
+        key_lives: Whether a key, by its id, may still be used.
         look_every_s: How often the counter of events is looked at.
     """
 
-    def __init__(self, dsn: str, *, look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(
+        self, dsn: str, key_lives: Callable[[str], bool], *, look_every_s: float = LOOK_EVERY_S
+    ) -> None:
         self._dsn: Final = dsn
+        self._key_lives: Final = key_lives
         self._look_every_s: Final = look_every_s
         self._seats: Final[defaultdict[int, set[Seat]]] = defaultdict(set)
         self._count = 0
+        self.reading: Final = asyncio.Semaphore(READINGS_MAX_COUNT)
+        """To be held while a page is read."""
         self.ended = False
         """Whether the process is about to stop: readers answer what there is and go."""
         self.newest_event_no = 0
         """Of all partners, as last seen; every number up to it was committed by then."""
 
     @contextlib.asynccontextmanager
-    async def seat(self, partner_no: int, receive: Receive) -> AsyncIterator[Seat]:
+    async def seat(self, partner_no: int, key_id: str, receive: Receive) -> AsyncIterator[Seat]:
         """A place among those who wait, until the block ends.
 
         Args:
-            partner_no: whose events.
-            receive: the request's; once it tells that the client has gone, the seat is rung.
+            partner_no: Whose events.
+            key_id: Who asks; the seat is rung when the key ends.
+            receive: The request's; the seat is rung when it tells that the client has gone.
 
         Raises:
             ProblemAnswer: `rate_limited` or `overloaded`; nobody waits beyond the bounds.
@@ -102,7 +114,7 @@ class EventWaits:
             raise ProblemAnswer(
                 "rate_limited", f"{most} readers of this partner wait already: one that hands on is enough."
             )
-        seat = Seat()
+        seat = Seat(key_id)
         self._seats[partner_no].add(seat)
         self._count += 1
         _WAITING.inc()
@@ -122,13 +134,30 @@ class EventWaits:
         """How many wait."""
         return self._count
 
+    def go_on(self, seat: Seat) -> bool:
+        """Whether there is still somebody to tell, who may hear it, and time to do so."""
+        return not (seat.left or self.ended) and self._key_lives(seat.key_id)
+
     def end(self) -> None:
         """Let nobody wait any longer: the process is about to stop."""
         self.ended = True
         self._ring_everybody()
 
     async def run(self) -> None:
-        """Listen until cancelled, through every loss of Postgres."""
+        """Listen, and watch over keys, until cancelled; through every loss of Postgres."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._watch_keys(), name="keys of feeds")
+            both.create_task(self._listen(), name="news of events")
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEY_CHECK_EVERY_S)
+            for seats in self._seats.values():
+                for seat in seats:
+                    if not self._key_lives(seat.key_id):
+                        seat.ring()
+
+    async def _listen(self) -> None:
         lost = False
         while True:
             try:

@@ -132,7 +132,6 @@ async def stream_events(
     return EventStream(
         services.event_waits,
         principal,
-        key_lives=services.authenticator.is_live,
         read_page=feed.page,
         after=int(cursor or 0),
         sent=_READ.labels("stream").inc,
@@ -172,7 +171,8 @@ class _Feed:
 
     async def page(self, after: int, limit: int) -> list[Event]:
         """The next events, at most `limit`."""
-        return await self._services.events.page(self._partner_no, after, limit)
+        async with self._services.event_waits.reading:
+            return await self._services.events.page(self._partner_no, after, limit)
 
     async def refuse_gone(self, after: int) -> None:
         """Refuse a cursor behind which events may be missing; asked after reading, so that none is.
@@ -203,7 +203,7 @@ class _Feed:
         began = monotonic()
         until = began + wait_s
         try:
-            async with waits.seat(self._partner_no, request.receive) as seat:
+            async with waits.seat(self._partner_no, self._key_id, request.receive) as seat:
                 while True:
                     events = await self.page(after, limit)
                     left_s = until - monotonic()

@@ -37,7 +37,7 @@ class Services:
     master_key: MasterKey = field(init=False)
     events: EventReader = field(init=False)
     event_waits: EventWaits = field(init=False)
-    """Wakes readers of the feed; somebody has to run it, else they look again only when they are told to."""
+    """Wakes readers of the feed, while somebody runs it."""
     webhook_policy: AddressPolicy = field(init=False)
     """Which addresses a subscription's URL may lead to."""
 
@@ -48,6 +48,6 @@ class Services:
         object.__setattr__(self, "master_key", key)
         object.__setattr__(self, "events", EventReader(self.pool))
         dsn = self.settings.postgres_dsn.get_secret_value()
-        object.__setattr__(self, "event_waits", EventWaits(dsn))
+        object.__setattr__(self, "event_waits", EventWaits(dsn, self.authenticator.is_live))
         policy = AddressPolicy(allow_private=self.settings.webhook_allow_private)
         object.__setattr__(self, "webhook_policy", policy)
