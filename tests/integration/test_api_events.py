@@ -16,10 +16,12 @@ from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.api import event_waiting
+from couponsvc.outbox.reading import EventReader
 from couponsvc.programs import admission
 from couponsvc.programs.admission import CredentialRequest
 from couponsvc.settings import Settings
 from couponsvc.support.signing import HmacKey, sign
+from couponsvc.values.event import Event
 from tests.integration.feed import LISTENERS, everything, issue, listening, number, numbering, page, prepare
 from tests.integration.house import House, code_of
 
@@ -231,6 +233,34 @@ async def test_an_empty_wait_ends_on_time_whatever_others_hear(house: House) -> 
         found = await waiting
     assert found["events"] == []
     assert 0.9 < monotonic() - began < 1 + SOON_S
+
+
+async def test_what_comes_between_look_and_wait_is_not_missed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is numbered, and its notification heard, after an empty page was read and before the wait."""
+    await house.drop()
+    read_page = EventReader.page
+    reads = 0
+
+    async def read_and_then_number(
+        reader: EventReader, partner_no: int, after: int, limit: int
+    ) -> list[Event]:
+        nonlocal reads
+        reads += 1
+        found = await read_page(reader, partner_no, after, limit)
+        if reads == 2:  # the first look is before the seat is taken, the second one after
+            assert house.services.event_waits.count == 1
+            await number(house.pool)
+            await asyncio.sleep(0.2)
+        return found
+
+    async with listening(house):
+        monkeypatch.setattr(EventReader, "page", read_and_then_number)
+        began = monotonic()
+        assert len((await page(house, "?after=0&wait=20"))["events"]) == 1
+        assert monotonic() - began < SOON_S
+    assert reads == 3
 
 
 async def test_what_came_before_the_wait_is_not_waited_for(house: House) -> None:
