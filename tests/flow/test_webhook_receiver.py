@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import httpx2
 from standardwebhooks import Webhook
 
 from couponsvc import limits
+from couponsvc.outbox import retries
+from tests.contract.test_webhook_vectors import VECTORS
 from tests.flow.webhook_guide import GUIDE, OTHER, RECEIVER, SECRET, Receiver, receiving
 
 KINDS = [
@@ -120,6 +123,18 @@ async def test_two_secrets_are_live_while_one_is_replaced(tmp_path: Path) -> Non
             assert await receiver.post(body, signed(number, body, secret)) == 204
 
 
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_its_verdict_on_every_vector_is_ours(vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["receiver.py", "0", ":memory:"])
+    monkeypatch.setenv("WEBHOOK_SECRETS", " ".join(vector["secrets"]))
+    names: dict[str, Any] = {}
+    exec(RECEIVER.split("\n\n\nwith ")[0], names)  # noqa: S102 - all but what serves
+    names["time"] = SimpleNamespace(time=lambda: float(vector["now_s"]))
+    receiver = object.__new__(names["Receiver"])
+    receiver.headers = vector["headers"]
+    assert receiver.is_genuine(vector["body"].encode()) == vector["genuine"]
+
+
 def test_it_is_as_short_as_the_guide_says() -> None:
     imported = re.findall(r"^import (.*)$", RECEIVER, re.MULTILINE)
     assert imported == ["base64, contextlib, hmac, http.server, json, os, sqlite3, sys, time"]
@@ -142,6 +157,8 @@ def test_the_ladder_is_the_one_that_relays_climb() -> None:
         f"for {limits.WEBHOOK_ROTATION_S // 3600} hours every delivery is signed with both",
         f"1 to {limits.EVENT_VOUCHERS_MAX_COUNT} vouchers",
         f"held back for up to {limits.FEED_WAIT_MAX_S} s",
+        f"After {retries.FAILING_FROM_COUNT} failures in a row",
+        f"after {retries.HOLD_FIRST_S} s, then after twice as long each time, up to {retries.HOLD_MAX_S // 60} min",
         f"or you have {limits.SUBSCRIPTIONS_PER_PARTNER_MAX_COUNT}",
     ):
         assert claim in " ".join(GUIDE.split()), claim
