@@ -5,7 +5,8 @@ and leaves it when its outcome is noted, so that Postgres being away holds up ne
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -84,6 +85,9 @@ class Deliverer:
         """What is being noted; stays until Postgres has it for certain."""
         self._wake: Final = wake
         """Something may be due."""
+        self._hungry: Final[set[int]] = set()
+        """Endpoints that got all they had room for: more may be waiting for the next place."""
+        self._all_hungry = False
         self._ended: Final = asyncio.Event()
         """Something can be noted."""
 
@@ -159,19 +163,21 @@ class Deliverer:
         relay_no, room = self._number.number, self._rooms.left
         if relay_no is None or room <= 0:
             return 0
+        rooms = self._rooms.by_endpoint()
         leases = await lease_due(
             self._pool,
             relay_no,
             self._clock(),
             room=room,
-            rooms=self._rooms.by_endpoint(),
+            rooms=rooms,
             room_elsewhere=ROOM_FIRST,
             probe_room=self._rooms.probes_left(PROBES_MAX_COUNT),
         )
-        if not leases:
-            return 0
         for lease in leases:
             self._rooms.take(lease)
+        self._note_hunger(leases, room, rooms)
+        if not leases:
+            return 0
         try:
             events = await self._reader.by_numbers(sorted({lease.event_no for lease in leases}))
         except BaseException:
@@ -186,6 +192,21 @@ class Deliverer:
                 self._end(unable)
         metrics.in_flight.set(self._rooms.in_flight_count)
         return len(leases)
+
+    def _note_hunger(self, leases: Sequence[Lease], room: int, rooms: Mapping[int, int]) -> None:
+        """Remember whom a place that becomes free is worth another look at the queue."""
+        taken = Counter(lease.subscription_no for lease in leases)
+        probed = {lease.subscription_no for lease in leases if lease.probe}
+        self._all_hungry = len(leases) >= room
+        self._hungry.clear()
+        self._hungry.update(
+            number
+            for number, count in taken.items()
+            if count >= rooms.get(number, ROOM_FIRST) or number in probed
+        )
+        self._hungry.update(number for number, room_there in rooms.items() if room_there == 0)
+        if any(self._rooms.room_at(number) for number in self._hungry - probed):  # since we asked
+            self._wake.set()
 
     def _start(self, lease: Lease, event: Event | None) -> bool:
         """Begin a delivery; False where this relay cannot."""
@@ -258,9 +279,9 @@ class Deliverer:
         return DeliveryCounts(kinds.count("delivered"), len(kinds) - kinds.count("delivered"), parked)
 
     def _leave(self, lease: Lease) -> None:
-        if self._rooms.full(lease.subscription_no) or self._rooms.left <= 0:
-            self._wake.set()  # more may be waiting for this place
         self._rooms.leave(lease)
+        if self._all_hungry or lease.subscription_no in self._hungry:
+            self._wake.set()
 
 
 def _headers(event: Event, secrets: Sequence[str], began_at: datetime) -> dict[str, str]:

@@ -79,14 +79,12 @@ class Rooms:
 
     def by_endpoint(self) -> dict[int, int]:
         """How many more may start at each endpoint whose window is known."""
-        return {
-            subscription_no: max(0, window - self._in_flight.get(subscription_no, 0))
-            for subscription_no, window in self._windows.items()
-        }
+        return {subscription_no: self.room_at(subscription_no) for subscription_no in self._windows}
 
-    def full(self, subscription_no: int) -> bool:
-        """Whether an endpoint has as many deliveries under way as it may: more may be waiting."""
-        return self._in_flight.get(subscription_no, 0) >= self._windows.get(subscription_no, ROOM_FIRST)
+    def room_at(self, subscription_no: int) -> int:
+        """How many more may start at an endpoint."""
+        window = self._windows.get(subscription_no, ROOM_FIRST)
+        return max(0, window - self._in_flight.get(subscription_no, 0))
 
     def take(self, lease: Lease) -> None:
         """A delivery starts."""
