@@ -1,18 +1,17 @@
 """A few signed calls, one at a time: to read the deployment's clock and its drops. Not for load."""
 
-import time
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-import httpx2
 import msgspec
 
-from couponsvc.client import Unreachable
-from couponsvc.support.signing import SigningKey, sign
+from couponsvc.client import ONCE, PartnerClient, Unreachable
+from couponsvc.client.answers import ISSUED, LOST, Answer
+from couponsvc.client.requests import Request
+from couponsvc.support.signing import SigningKey
 from loadtests.clock import Exchange, RunClock
 
-TIMEOUT_S: Final = 10.0
 CLOCK_GRABS_COUNT: Final = 9
 """The first pays for the connection; of the others the quickest decides."""
 
@@ -25,9 +24,8 @@ class SignedCalls:
     """
 
     def __init__(self, base_url: str, key: SigningKey) -> None:
-        self._key: Final = key
         self.refused = ""
-        self._http: Final = httpx2.Client(base_url=base_url, timeout=TIMEOUT_S, trust_env=False)
+        self._client: Final = PartnerClient(base_url, key.key_id, key, retries=ONCE)
 
     def __enter__(self) -> Self:
         return self
@@ -39,23 +37,16 @@ class SignedCalls:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._client.close()
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """One request: `(status, object)`; an empty object where the body is none."""
-        content = b"" if body is None else msgspec.json.encode(body)
-        proof = sign(self._key, method.encode(), path.encode(), body=content, created_s=int(time.time()))
-        headers = {name.decode(): value.decode() for name, value in proof}
-        if content:
-            headers["content-type"] = "application/json"
+    def read(self, path: str) -> tuple[int, dict[str, Any]]:
+        """One GET: `(status, object)`; an empty object where the body is none."""
+        answer = _answered(self._client.send(Request(b"GET", path.encode())), path)
         try:
-            response = self._http.request(method, path, content=content or None, headers=headers)
-            found = msgspec.json.decode(response.content)
-        except httpx2.TransportError as error:
-            raise Unreachable(f"no answer to {method} {path}: {error or type(error).__name__}") from error
+            found = msgspec.json.decode(answer.body)
         except msgspec.MsgspecError:
-            return response.status_code, {}
-        return response.status_code, found if isinstance(found, dict) else {}
+            found = None
+        return answer.status, found if isinstance(found, dict) else {}
 
     def exchanges(self, clock_drop_id: str, who: str, clock: RunClock) -> list[Exchange]:
         """Grab a few vouchers of the clock drop, each for a new person named after `who`.
@@ -65,15 +56,21 @@ class SignedCalls:
         found = []
         self.refused = ""
         for turn in range(CLOCK_GRABS_COUNT):
-            body = {"person_token": f"clock-{who}-{turn}", "out_request_no": f"clock-{who}-{turn}"}
             sent_ms = clock.wall_ms()
-            status, voucher = self.call("POST", f"/v1/drops/{clock_drop_id}/grabs", body)
+            name = f"clock-{who}-{turn}"
+            answer = _answered(self._client.grab(clock_drop_id, name, name), clock_drop_id)
             answered_ms = clock.wall_ms()
-            if status == httpx2.codes.CREATED:
-                found.append(Exchange(sent_ms, unix_ms(voucher["issued_at"]), answered_ms))
+            if answer.outcome == ISSUED:
+                found.append(Exchange(sent_ms, unix_ms(answer.voucher.issued_at), answered_ms))
             else:
-                self.refused = f"{status} {voucher.get('code', '')}".strip()
+                self.refused = f"{answer.status} {answer.refusal.code}".strip()
         return found
+
+
+def _answered(answer: Answer, asked: str) -> Answer:
+    if answer.outcome == LOST:
+        raise Unreachable(f"no answer about {asked}")
+    return answer
 
 
 def unix_ms(moment: str) -> float:

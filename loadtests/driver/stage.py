@@ -192,7 +192,7 @@ class Stage:
         try:
             if self._api is not None:
                 return self._api.get(f"/v1/drops/{drop_id}")
-            status, found = self._signed.call("GET", f"/v1/drops/{drop_id}")
+            status, found = self._signed.read(f"/v1/drops/{drop_id}")
         except (ApiRefused, Unreachable):
             return None
         return found if status == _OK else None
