@@ -6,8 +6,11 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx2
+import pytest
 from standardwebhooks import Webhook
 
 from couponsvc import limits
@@ -148,6 +151,7 @@ def test_the_ladder_is_the_one_that_relays_climb() -> None:
     pauses = [int(number or 0) * seconds[unit] for _, number, unit in rows]
     assert [int(attempt) for attempt, _, _ in rows] == list(range(1, len(pauses) + 1))
     assert pauses == [0, *limits.WEBHOOK_RETRY_DELAYS_S]
+    held_s = f"after {retries.HOLD_FIRST_S} s, then after twice as long each time"
     hours = sum(limits.WEBHOOK_RETRY_DELAYS_S) / 3600
     for claim in (
         f"{hours:.1f} hours after the first",
@@ -158,7 +162,7 @@ def test_the_ladder_is_the_one_that_relays_climb() -> None:
         f"1 to {limits.EVENT_VOUCHERS_MAX_COUNT} vouchers",
         f"held back for up to {limits.FEED_WAIT_MAX_S} s",
         f"After {retries.FAILING_FROM_COUNT} failures in a row",
-        f"after {retries.HOLD_FIRST_S} s, then after twice as long each time, up to {retries.HOLD_MAX_S // 60} min",
+        f"{held_s}, up to {retries.HOLD_MAX_S // 60} min",
         f"or you have {limits.SUBSCRIPTIONS_PER_PARTNER_MAX_COUNT}",
     ):
         assert claim in " ".join(GUIDE.split()), claim
