@@ -27,6 +27,8 @@ ORDER BY e.event_no, v.issued_at;
 
 -- name: page_of_partner :many
 -- The numbers of a partner's next events; ends early where their vouchers become many.
+-- The partner is one of a list, and the order begins with it, so that only the partner's index serves:
+-- else Postgres may walk over everybody's events by number, in search of those of one that has few.
 -- Params: $1 int partner_no, $2 bigint after, $3 int limit, $4 int vouchers
 SELECT event_no
 FROM (
@@ -34,8 +36,8 @@ FROM (
   FROM (
     SELECT event_no, voucher_count
     FROM events
-    WHERE partner_no = $1 AND event_no > $2
-    ORDER BY event_no
+    WHERE partner_no = ANY ((SELECT ARRAY[$1::int])::int[]) AND event_no > $2
+    ORDER BY partner_no, event_no
     LIMIT $3
   ) e
   WINDOW newer AS (ORDER BY event_no)
@@ -56,9 +58,13 @@ WHERE place = 1 OR voucher_count <= $3
 ORDER BY event_no;
 
 -- name: latest_of_partner :value
--- Number of a partner's newest event.
+-- Number of a partner's newest event, by the partner's index as above.
 -- Params: $1 int partner_no
-SELECT event_no FROM events WHERE partner_no = $1 ORDER BY event_no DESC LIMIT 1;
+SELECT event_no
+FROM events
+WHERE partner_no = ANY ((SELECT ARRAY[$1::int])::int[])
+ORDER BY partner_no DESC, event_no DESC
+LIMIT 1;
 
 -- name: oldest_partition :value
 -- Which partition of events is the first that is kept; partitions are dropped from the beginning.
