@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from tests.integration.scripted_server import (
     says,
     scripted,
 )
+from tests.integration.tls_authority import Authority
 
 SECRET = base64.b64encode(b"s" * 32).decode()
 KEY = HmacKey("k-1", b"s" * 32)
@@ -249,6 +251,21 @@ async def test_nobody_listening_is_told_after_every_attempt(kind: str) -> None:
         with pytest.raises(Unreachable):
             await caller.call("drop", "d1")
         assert (await caller.call("grab", "d1", "p", "n")).outcome == "lost"
+
+
+async def test_the_service_must_prove_its_name_also_for_a_bank_with_an_authority_of_its_own(
+    kind: str, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    async with scripted(says(answer(200, VOUCHER)), tls=authority.server("127.0.0.1")) as script:
+        async with calling(kind, script.url) as stranger:
+            with pytest.raises(Unreachable):
+                await stranger.call("voucher", "vch_1_1")
+            assert (await stranger.call("grab", "d1", "p", "n")).outcome == "lost"
+        assert script.requests == []
+        async with calling(kind, script.url, tls=authority.client()) as caller:
+            assert (await caller.call("voucher", "vch_1_1")).voucher_id == "vch_1_1"
+            assert (await caller.call("grab", "d1", "p", "n")).outcome == "repeated"
 
 
 async def test_a_redirect_is_not_followed_with_a_signed_request(kind: str) -> None:
