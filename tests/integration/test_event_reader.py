@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from couponsvc import limits
 from couponsvc.ledger.reading import find_voucher
@@ -138,6 +139,20 @@ async def test_a_page_ends_before_a_kind_that_only_a_newer_version_knows(
     assert [event.event_no for event in await reader.page(1, 0, 500)] == [1, 2]
     assert await reader.page(1, 2, 500) == []
     assert [event.event_no for event in await reader.by_numbers([2, 3, 4])] == [2, 4]
+
+
+async def test_an_event_whose_vouchers_do_not_all_stand_is_never_shown_in_part(
+    pool: "Pool[asyncpg.Record]", drop: Drop, reader: EventReader
+) -> None:
+    await commit(pool, drop, [1, 1])
+    await commit(pool, drop, [1])
+    await number_all(pool)
+    for damage in ("seq = 2", "seq = 1"):
+        await pool.execute(f"DELETE FROM vouchers WHERE {damage}")
+        with capture_logs() as logs:
+            assert told(await reader.page(1, 0, 500)) == ["drop.opened"]
+            assert told(await reader.by_numbers([1, 2, 3])) == ["drop.opened", "3..3"]
+        assert {(log["log_level"], log["event_id"]) for log in logs} == {("error", "evt_2")}
 
 
 async def test_an_event_names_what_it_is_and_when(

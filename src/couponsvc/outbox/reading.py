@@ -10,13 +10,15 @@ import msgspec
 
 from couponsvc import limits
 from couponsvc.outbox.partitions import EVENTS_PER_PARTITION_COUNT
-from couponsvc.outbox.rendering import drop_data, render_event, render_vouchers, vouchers_data
+from couponsvc.outbox.rendering import drop_data, render_event, render_vouchers, voucher_count, vouchers_data
+from couponsvc.support import logs
 from couponsvc.support.sql import Queries
 from couponsvc.values.drop import VoucherTerms
-from couponsvc.values.event import Event, EventType
+from couponsvc.values.event import Event, EventType, event_id
 from couponsvc.values.voucher import Receipt
 
 _queries = Queries("couponsvc.outbox", "events")
+_log = logs.get("couponsvc.outbox.reading")
 _KNOWN: Final = {kind.value: kind for kind in EventType}
 
 
@@ -30,7 +32,11 @@ class EventReader:
         self._pool = pool
 
     async def by_numbers(self, event_nos: Sequence[int]) -> list[Event]:
-        """These events in the order of their numbers; what does not exist (any more) is left out."""
+        """These events in the order of their numbers; left out is what does not exist (any more).
+
+        So is, with an error in the log, an event whose vouchers do not all stand, and an event of a kind
+        that only a newer version knows.
+        """
         if not event_nos:
             return []
         rows = await self._pool.fetch(_queries["by_numbers"], event_nos)
@@ -40,7 +46,7 @@ class EventReader:
         """A partner's next events after a number, in order; empty: there is nothing newer yet.
 
         Ends early, with at least one event, where their vouchers would be more than
-        limits.FEED_PAGE_VOUCHERS_MAX_COUNT, and before an event of a kind that only a newer version knows.
+        limits.FEED_PAGE_VOUCHERS_MAX_COUNT, and before one that `by_numbers` leaves out.
         """
         most = limits.FEED_PAGE_VOUCHERS_MAX_COUNT
         return await self._in_order(
@@ -62,7 +68,7 @@ class EventReader:
         return max(1, partition_no * EVENTS_PER_PARTITION_COUNT)
 
     async def _in_order(self, rows: Iterable[asyncpg.Record]) -> list[Event]:
-        """Events up to the first of an unknown kind: passing over it would lose it for the reader."""
+        """Events up to the first that cannot be written: passing over it would lose it for the reader."""
         numbers = [row["event_no"] for row in rows]
         events = await self.by_numbers(numbers)
         for place, (number, event) in enumerate(zip(numbers, events, strict=False)):
@@ -80,6 +86,9 @@ def _event(rows: Sequence[asyncpg.Record]) -> Event | None:
     row = rows[0]
     kind = _KNOWN.get(row["type"])
     if kind is None:
+        return None
+    if row["voucher_count"] != sum(voucher_count(of_moment["vouchers"]) for of_moment in rows):
+        _log.error("vouchers_missing", event_id=event_id(row["event_no"]))
         return None
     if row["drop_no"] is None:
         source, data = f"/v1/subscriptions/{msgspec.json.decode(row['data'])['subscription_id']}", row["data"]

@@ -19,6 +19,8 @@ from couponsvc.values.voucher import Issued, Receipt
 
 SEPARATOR: Final = "\x1f"
 """Between the values of a text of vouchers. No value can contain it: they are visible ASCII."""
+VALUES_PER_VOUCHER_COUNT: Final = 4
+"""seq, code, person_token, out_request_no."""
 _MARK: Final = "@@"
 """Stands for a text in the receipt that becomes a form. JSON leaves it as it is; no drop's name has it."""
 _MARK_SEQ: Final = -1
@@ -78,6 +80,11 @@ def drop_data(drop_id: str, data: str) -> str:
 def compact(data: dict[str, Any]) -> str:
     """JSON of the kind that event rows hold: no spaces, members in the given order."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def voucher_count(joined: str | None) -> int:
+    """How many vouchers a text of them holds; None: there is no text, hence none."""
+    return 0 if joined is None else (joined.count(SEPARATOR) + 1) // VALUES_PER_VOUCHER_COUNT
 
 
 def render_vouchers(receipt: Receipt, issued_ms: int, joined: str) -> str:

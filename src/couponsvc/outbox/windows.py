@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -116,8 +116,8 @@ def _tell_vouchers(
     if first_seq != told.told_seq + 1:
         turn.misfits[drop_no] = f"row {row.outbox_no} tells from {first_seq}, partners know {told.told_seq}"
         return
-    if not told.opened:
-        _tell_opened(turn, drop_no, windows[drop_no], windows[drop_no].opens_at)
+    if drop_no in windows:
+        _tell_opening(turn, drop_no, windows[drop_no], row.occurred_at)
     step = limits.EVENT_VOUCHERS_MAX_COUNT
     for first in range(first_seq, last_seq + 1, step):
         last = min(first + step - 1, last_seq)
@@ -130,8 +130,8 @@ def _tell_vouchers(
 
 def _tell_drop(turn: Turn, row: OutboxRow, drop_no: int, windows: Mapping[int, Window]) -> None:
     window = windows.get(drop_no)
-    if window is not None and not turn.told[drop_no].opened and window.opens_at <= row.occurred_at:
-        _tell_opened(turn, drop_no, window, window.opens_at)
+    if window is not None and window.opens_at <= row.occurred_at:
+        _tell_opening(turn, drop_no, window, row.occurred_at)
     data = {name: value for name, value in msgspec.json.decode(row.data).items() if name != "drop_id"}
     kind = EventType(row.type)
     turn.tellings.append(Telling(kind, drop_no, None, None, None, compact(data), row.occurred_at))
@@ -148,27 +148,30 @@ def _tell_test(turn: Turn, row: OutboxRow) -> None:
 
 
 def _tell_window(turn: Turn, drop_no: int, window: Window, now: datetime) -> None:
-    """Tell what the clock says of a drop; an end that was put off opens the window again."""
-    told = turn.told[drop_no]
+    """Tell what the clock says of a drop, after everything that happened in it."""
     if window.closed or now < window.opens_at:
         return
-    if not told.opened:
-        _tell_opened(turn, drop_no, window, window.opens_at)
-    elif told.ended and now < window.closes_at:
-        _tell_opened(turn, drop_no, window, now)
+    _tell_opening(turn, drop_no, window, now)
+    told = turn.told[drop_no]
     if window.closes_at <= now and not told.ended:
-        data: dict[str, Any] = {"closes_at": rfc3339(unix_ms(window.closes_at)), "quantity": window.quantity}
+        data = {"closes_at": rfc3339(unix_ms(window.closes_at)), "quantity": window.quantity}
         turn.tellings.append(
             Telling(EventType.DROP_ENDED, drop_no, None, None, None, compact(data), window.closes_at)
         )
         told.ended = True
 
 
-def _tell_opened(turn: Turn, drop_no: int, window: Window, moment: datetime) -> None:
+def _tell_opening(turn: Turn, drop_no: int, window: Window, moment: datetime) -> None:
+    """Tell of an opening that was not told yet; an end that was told and then put off opens anew."""
+    told = turn.told[drop_no]
+    again = told.opened and told.ended and moment < window.closes_at
+    if told.opened and not again:
+        return
     data = {
         "opens_at": rfc3339(unix_ms(window.opens_at)),
         "closes_at": rfc3339(unix_ms(window.closes_at)),
         "quantity": window.quantity,
     }
-    turn.tellings.append(Telling(EventType.DROP_OPENED, drop_no, None, None, None, compact(data), moment))
-    turn.told[drop_no].opened, turn.told[drop_no].ended = True, False
+    opened_at = moment if again else window.opens_at
+    turn.tellings.append(Telling(EventType.DROP_OPENED, drop_no, None, None, None, compact(data), opened_at))
+    told.opened, told.ended = True, False
