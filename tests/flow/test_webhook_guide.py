@@ -186,8 +186,8 @@ def test_the_webhook_that_is_shown_was_signed_with_the_secret_that_is_shown() ->
 
 
 async def test_every_type_says_what_the_guide_lists(telling: Service, bank: AsyncPartnerClient) -> None:
-    drop_id = await telling.drop(2, closes_in_s=4)
-    closed = await telling.drop(5)
+    await telling.drop(1, closes_in_s=2, wait=False)
+    drop_id, closed = await telling.drop(2), await telling.drop(5)
     for action in ("pause", "resume", "close"):
         await telling.operate("POST", f"/v1/drops/{closed}/{action}")
     await telling.operate("POST", f"/v1/drops/{drop_id}/restock", {"current_quantity": 2, "add": 1})

@@ -107,6 +107,12 @@ def test_it_waits_at_least_as_long_as_retry_after_says(patience: Retries) -> Non
         assert 5.0 <= patience.pause_before(attempt_no, said(429, retry_after_s=5.0)).seconds <= 15.0 * 1.5
 
 
+def test_the_relentless_ask_for_as_long_as_it_takes() -> None:
+    network = Network(*[said(503)] * 500, NOBODY, LOST, said(200))
+    assert network.carry(insist(RELENTLESS, READ)).status == 200
+    assert max(network.pauses) <= RELENTLESS.pause_max_s * 1.5
+
+
 def test_the_patient_wait_longer_than_a_rebuild_in_all() -> None:
     waited_s = [PATIENT.pause_before(attempt_no, said(503)).seconds for attempt_no in range(2, 9)]
     assert len(waited_s) == PATIENT.attempts_max_count - 1
