@@ -8,10 +8,11 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 import couponsvc
 from couponsvc import limits
-from couponsvc.outbox import retries
+from couponsvc.outbox import retries, settling
 from couponsvc.outbox.leasing import Pool
 from couponsvc.outbox.relay import RelayCounts
 from couponsvc.settings import Settings
+from couponsvc.support import metrics
 from couponsvc.support.webhook_signature import new_secret
 from couponsvc.values.event import EventType
 from tests import receivers
@@ -265,3 +266,20 @@ async def test_running_it_delivers_soon_and_stops_within_its_bound(settings: Set
         stop.set()
         async with asyncio.timeout(2):
             await running
+
+
+async def test_metrics_name_the_subscription_and_never_where_it_leads(settings: Settings, pool: Pool) -> None:
+    drop = await make_drop(pool, quantity=10)
+    async with Receiver(status=500).listening() as receiver, opened(settings) as relay:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        await issue(pool, drop, 1)
+        await relay.run_once()
+        await settling.observe(pool, datetime.now(UTC) + timedelta(seconds=30))
+        shown = metrics.render().decode()
+        sample = f'{{outcome="failed",subscription_id="{subscribed.subscription_id}"}}'
+        assert f"couponsvc_delivery_attempts_total{sample}" in shown
+        assert "couponsvc_deliveries_queued 1.0" in shown
+        (oldest,) = [li for li in shown.splitlines() if li.startswith("couponsvc_deliveries_oldest_seconds ")]
+        assert 29 < float(oldest.split()[1]) < 60
+        assert str(receiver.port) not in shown
+        assert subscribed.secret not in shown

@@ -2,13 +2,19 @@
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
 
 from couponsvc import limits
 from couponsvc.outbox import leasing
-from couponsvc.outbox.leasing import Pool, RelayNumber
+from couponsvc.outbox.leasing import Pool, RelayNumber, lease_due
 from couponsvc.outbox.sequencing import Sequencer
+from couponsvc.outbox.settling import Settler, judge
 from couponsvc.settings import Settings
+from couponsvc.support.guarded_http import PostResult
+from couponsvc.support.postgres import open_pool
 from couponsvc.values.event import EventType
 from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe
@@ -166,6 +172,29 @@ async def test_a_number_that_was_lost_is_taken_again_and_others_are_given_time_t
                 await asyncio.sleep(0.05)
     finally:
         await number.close()
+
+
+async def test_outcomes_noted_twice_are_recorded_once(settings: Settings, pool: Pool) -> None:
+    """The answer to a commit is lost, so the relay notes the same outcomes again."""
+    drop = await make_drop(pool, quantity=10)
+    clock = Clock()
+    async with opened(settings, clock):  # makes the partitions
+        subscribed = await subscribe(pool, "http://127.0.0.1:1/", types=ISSUED)
+    await issue(pool, drop, 1)
+    await Sequencer(pool).run_once(clock())
+    (lease,) = await lease_due(pool, 7, clock(), room=1, rooms={}, room_elsewhere=1, probe_room=1)
+    outcome = judge(lease, clock(), PostResult(500, "no", 3), clock(), 0.0)
+    await Settler(pool).settle([outcome], clock())
+    unheard = Settler(await open_pool(settings.postgres_dsn.get_secret_value()))
+    unheard.pool.terminate()
+    with pytest.raises(asyncpg.InterfaceError):
+        await unheard.settle([outcome], clock())
+    unheard.pool = pool
+    await unheard.settle([outcome], clock())
+    (attempt,) = await attempts(pool, subscribed.subscription_no)
+    assert (attempt["attempt_no"], attempt["error"]) == (1, "no")
+    (row,) = await queue(pool, subscribed.subscription_no)
+    assert (row["attempt_count"], row["due_at"]) == (1, clock() + timedelta(seconds=5))
 
 
 async def test_news_of_events_wake_every_relay(settings: Settings, pool: Pool) -> None:

@@ -11,28 +11,21 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from couponsvc import __version__, limits
+from couponsvc import limits
 from couponsvc.outbox import metrics, settling
-from couponsvc.outbox.endpoints import ROOM_FIRST, Rooms, SecretBook
+from couponsvc.outbox.attempting import Attempter
+from couponsvc.outbox.endpoints import ROOM_FIRST, Rooms
 from couponsvc.outbox.leasing import PROBES_MAX_COUNT, Lease, Pool, RelayNumber, give_back, lease_due
 from couponsvc.outbox.reading import EventReader
 from couponsvc.outbox.settling import Outcome, Settler
 from couponsvc.support import logs
-from couponsvc.support.guarded_http import GuardedClient, PostResult
-from couponsvc.support.sealing import CannotOpen
 from couponsvc.support.service_loop import repeat
-from couponsvc.support.webhook_signature import (
-    ID_HEADER,
-    SIGNATURE_HEADER,
-    TIMESTAMP_HEADER,
-    sign,
-)
-from couponsvc.values.event import Event, event_id, subscription_id
+from couponsvc.values.event import Event
 
-CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
-USER_AGENT: Final = f"couponsvc/{__version__}"
 POLL_EVERY_S: Final = 1.0
 """How often the queue is looked at unasked: retries and probes are due to the second, not better."""
+READ_COUNT: Final = 16
+"""Events read at once: some 10 ms of rendering where all are full, during which nothing else runs."""
 SETTLE_MAX_COUNT: Final = 128
 """Outcomes noted in one transaction."""
 NEEDED: Final = timedelta(seconds=limits.WEBHOOK_TIMEOUT_S)
@@ -63,22 +56,18 @@ class Deliverer:
         number: RelayNumber,
         wake: asyncio.Event,
         reader: EventReader,
-        client: GuardedClient,
-        secrets: SecretBook,
+        attempter: Attempter,
         clock: Callable[[], datetime],
-        jitter: Callable[[], float],
     ) -> None:
         """Put a deliverer together; nothing of it is closed by it."""
         self._pool: Final = pool
         self._number: Final = number
         self._reader: Final = reader
-        self._client: Final = client
-        self._secrets: Final = secrets
+        self._attempter: Final = attempter
         self._clock: Final = clock
-        self._jitter: Final = jitter
         self._settler: Final = Settler(pool)
         self._rooms: Final = Rooms()
-        self._tasks: Final[dict[asyncio.Task[None], Lease]] = {}
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._outcomes: list[Outcome] = []
         self._given_back: list[Lease] = []
         self._batch: Sequence[Outcome] = ()
@@ -178,18 +167,12 @@ class Deliverer:
         self._note_hunger(leases, room, rooms)
         if not leases:
             return 0
+        unread = list(leases)
         try:
-            events = await self._reader.by_numbers(sorted({lease.event_no for lease in leases}))
-        except BaseException:
-            self._end(leases)
-            raise
-        by_number = {event.event_no: event for event in events}
-        unable = [lease for lease in leases if not self._start(lease, by_number.get(lease.event_no))]
-        if unable:
-            try:
-                await settling.put_off(self._pool, unable, self._clock())
-            finally:
-                self._end(unable)
+            while unread:
+                await self._start_some(unread)
+        finally:
+            self._end(unread)  # none, unless they could not be read
         metrics.in_flight.set(self._rooms.in_flight_count)
         return len(leases)
 
@@ -208,53 +191,47 @@ class Deliverer:
         if any(self._rooms.room_at(number) for number in self._hungry - probed):  # since we asked
             self._wake.set()
 
+    async def _start_some(self, unread: list[Lease]) -> None:
+        """Read the events of the first leases and start those; they leave the list."""
+        leases = unread[:READ_COUNT]
+        events = await self._reader.by_numbers(sorted({lease.event_no for lease in leases}))
+        del unread[:READ_COUNT]
+        by_number = {event.event_no: event for event in events}
+        unable = [lease for lease in leases if not self._start(lease, by_number.get(lease.event_no))]
+        if unable:
+            try:
+                await settling.put_off(self._pool, unable, self._clock())
+            finally:
+                self._end(unable)
+
     def _start(self, lease: Lease, event: Event | None) -> bool:
         """Begin a delivery; False where this relay cannot."""
-        names = {
-            "subscription_id": subscription_id(lease.subscription_no),
-            "event_id": event_id(lease.event_no),
-        }
-        if event is None:
-            _log.error("event not readable by this version, or not kept", **names)
-            return False
-        if event.partner_no != lease.partner_no:  # cannot be; persons would be told to a stranger
-            _log.error("event of another partner", **names)
-            return False
-        try:
-            secrets = self._secrets.live(lease, self._clock())
-        except CannotOpen:
-            _log.error("secret cannot be opened: is this the master key?", **names)
+        secrets = self._attempter.secrets_for(lease, event)
+        if event is None or secrets is None:
             return False
         task = asyncio.create_task(self._deliver(lease, event, secrets))
-        self._tasks[task] = lease
-        task.add_done_callback(self._tasks.pop)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return True
 
     async def _deliver(self, lease: Lease, event: Event, secrets: Sequence[str]) -> None:
         """One attempt. Ends with an outcome or with the lease given back, whatever happens."""
-        began_at = self._clock()
-        if lease.leased_until - began_at < NEEDED:  # we were paused; another relay may have it by now
+        if lease.leased_until - self._clock() < NEEDED:  # we were paused; another relay may have it by now
             self._end([lease])
             return
         try:
-            result = await self._client.post(lease.url, _headers(event, secrets, began_at), event.body)
+            outcome = await self._attempter.attempt(lease, event, secrets)
         except asyncio.CancelledError:
             self._end([lease])
             raise
-        except Exception:  # noqa: BLE001 - a fault of ours is an attempt that failed, told with its stack
-            _log.exception("attempt failed here", subscription_id=subscription_id(lease.subscription_no))
-            result = PostResult(None, "the relay could not send it", 0)
-        ended_at = self._clock()
-        outcome = settling.judge(lease, began_at, result, ended_at, self._jitter())
-        if outcome.kind == "delivered":
-            metrics.lag_seconds.observe(max(0.0, ended_at.timestamp() - event.occurred_ms / 1000))
         self._outcomes.append(outcome)
         self._ended.set()
 
     def _end(self, leases: Sequence[Lease]) -> None:
         """These are not attempted, or not to their end."""
-        self._given_back += leases
-        self._ended.set()
+        if leases:
+            self._given_back += leases
+            self._ended.set()
 
     async def _settle(self) -> DeliveryCounts:
         """Note some of what has ended; raises where it must be repeated, with nothing lost."""
@@ -282,15 +259,3 @@ class Deliverer:
         self._rooms.leave(lease)
         if self._all_hungry or lease.subscription_no in self._hungry:
             self._wake.set()
-
-
-def _headers(event: Event, secrets: Sequence[str], began_at: datetime) -> dict[str, str]:
-    """As Standard Webhooks and CloudEvents have them; the moment is the attempt's own."""
-    timestamp_s = int(began_at.timestamp())
-    return {
-        "content-type": CONTENT_TYPE,
-        "user-agent": USER_AGENT,
-        ID_HEADER: event.event_id,
-        TIMESTAMP_HEADER: str(timestamp_s),
-        SIGNATURE_HEADER: sign(secrets, event.event_id, timestamp_s, event.body),
-    }

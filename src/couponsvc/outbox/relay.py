@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from couponsvc import limits
 from couponsvc.outbox import metrics, settling
+from couponsvc.outbox.attempting import Attempter
 from couponsvc.outbox.delivering import Deliverer
 from couponsvc.outbox.endpoints import SecretBook
 from couponsvc.outbox.leasing import Pool, RelayNumber
@@ -91,10 +92,13 @@ class Relay:
             number=self._number,
             wake=self._wake,
             reader=self._reader,
-            client=self._client,
-            secrets=SecretBook(MasterKey.from_base64(settings.master_key.get_secret_value())),
+            attempter=Attempter(
+                self._client,
+                SecretBook(MasterKey.from_base64(settings.master_key.get_secret_value())),
+                clock,
+                jitter,
+            ),
             clock=clock,
-            jitter=jitter,
         )
 
     @classmethod
