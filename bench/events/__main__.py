@@ -10,7 +10,7 @@ from typing import Final
 import uvloop
 
 from bench import closed_loop
-from bench.events import effect
+from bench.events import effect, harm, lag, past, rate
 from bench.events.figure import Figure
 from bench.session import say
 
@@ -22,10 +22,14 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
     rounds, window_s = options.rounds, options.seconds
     benches: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
         "effect": lambda: effect.measure(say, rounds, window_s),
+        "lag": lambda: lag.measure(say),
+        "harm": lambda: harm.measure(say, rounds),
+        "rate": lambda: rate.measure(say),
+        "past": lambda: past.measure(say, rounds, options.events),
     }
     found: list[Figure] = []
     for name in NAMES:
-        if name in options.only and name in benches:
+        if name in options.only:
             figures = await benches[name]()
             for figure in figures:
                 print(figure.line(), flush=True)

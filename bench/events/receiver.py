@@ -2,7 +2,8 @@
 
 `python -m bench.events.receiver` listens on a free port, which is its first line of output. It reads
 commands from standard input, one JSON text a line, and answers each with one:
-`{"trust": "whsec_…"}`, `{"report": true}` (what came since the last report), `{"forget": true}`.
+`{"trust": "whsec_…"}`, `{"report": true}` (what came since the last report), `{"count": true}`
+(vouchers since then), `{"forget": true}`.
 
 How it answers is in the path, so that one process can be every kind of receiver: `/well` at once,
 `/slow` after SLOW_S, `/drip` one byte a second, `/silent` never. Only `/well` is counted.
@@ -59,7 +60,7 @@ class Inbox:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._events = self._vouchers = self._repeated = self._refused = 0
+        self._events = self.vouchers = self._repeated = self._refused = 0
         self._first_s = self._last_s = 0.0
         self._ages_ms: Counter[float] = Counter()
 
@@ -79,7 +80,7 @@ class Inbox:
         self._first_s, self._last_s = self._first_s or now_s, now_s
         self._events += 1
         vouchers = event.data.vouchers
-        self._vouchers += len(vouchers)
+        self.vouchers += len(vouchers)
         self._seqs.setdefault(event.data.drop_id, set()).update([voucher.seq for voucher in vouchers])
         for issued_at, count in Counter([voucher.issued_at for voucher in vouchers]).items():
             issued_s = datetime.fromisoformat(issued_at).timestamp()
@@ -91,7 +92,7 @@ class Inbox:
         lag = latency_of(self._ages_ms.elements())
         missing = sum(max(seqs, default=0) - len(seqs) for seqs in self._seqs.values())
         report = {
-            "events": self._events, "vouchers": self._vouchers, "repeated": self._repeated,
+            "events": self._events, "vouchers": self.vouchers, "repeated": self._repeated,
             "refused": self._refused, "missing": missing, "first_s": self._first_s, "last_s": self._last_s,
             "p50_ms": lag.p50_ms, "p99_ms": lag.p99_ms, "max_ms": lag.max_ms,
         }  # fmt: skip
@@ -99,10 +100,9 @@ class Inbox:
         return report
 
     def forget(self) -> None:
-        """Begin anew, with another ledger."""
+        """Forget which events and numbers came: another ledger has the same ones."""
         self._known.clear()
         self._seqs.clear()
-        self.secrets.clear()
         self._fresh()
 
 
@@ -181,6 +181,8 @@ async def serve() -> None:
             inbox.secrets.append(secret)
         elif command.get("report"):
             answer = inbox.report()
+        elif command.get("count"):
+            answer = {"vouchers": inbox.vouchers}
         elif command.get("forget"):
             inbox.forget()
         print(json.dumps(answer), flush=True)

@@ -67,8 +67,12 @@ class Receiver:
             raise WrongDeliveries(f"{received.refused} webhooks were not signed as they should be")
         return received
 
-    async def forget(self) -> None:
-        """Begin anew with another ledger."""
+    async def count(self) -> int:
+        """Vouchers that came since the last report."""
+        return int((await self._ask({"count": True}))["vouchers"])
+
+    async def forget_drops(self) -> None:
+        """Forget which events and numbers came: another ledger has the same ones."""
         await self._ask({"forget": True})
 
     async def _ask(self, command: dict[str, Any]) -> dict[str, Any]:

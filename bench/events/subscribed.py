@@ -83,6 +83,18 @@ class SubscribedService:
         """
         await _until(lambda: self._none(_UNTOLD))
 
+    async def heard(self, vouchers: int) -> None:
+        """Wait until the receiver has so many vouchers since its last report.
+
+        Raises:
+            TimeoutError: it does not get them.
+        """
+
+        async def all_there() -> bool:
+            return await self.well.count() >= vouchers
+
+        await _until(all_there)
+
     async def nothing_in_flight(self) -> None:
         """Wait until the relay has no delivery under way, as to receivers that never answer.
 
