@@ -65,6 +65,15 @@ def named(script: Script) -> str:
     return script.url.replace("127.0.0.1", NAME) + "/hook?a=1"
 
 
+async def gone(script: Script) -> None:
+    """Every connection to the script has ended, and there was one."""
+    give_up_at = time.monotonic() + 2
+    while script.open_count and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.01)
+    assert script.connections_count > 0
+    assert script.open_count == 0
+
+
 async def test_what_is_sent_arrives_whole_under_the_url_s_own_name() -> None:
     async with scripted(OK) as script, client() as made:
         assert (await post(made, named(script))).status == 200
@@ -232,6 +241,7 @@ async def test_looking_up_and_handshakes_are_under_the_same_deadline() -> None:
         assert "(looking the name up)" in (await post(made, f"https://{NAME}/")).error
     async with scripted(is_silent) as script, client(timeout_s=0.2) as made:
         assert "(connecting)" in (await post(made, script.url.replace("http:", "https:"))).error
+        await gone(script)
 
 
 async def test_receivers_that_hang_leave_no_connection_and_no_room_taken() -> None:
@@ -240,10 +250,7 @@ async def test_receivers_that_hang_leave_no_connection_and_no_room_taken() -> No
             *(post(made, silent.url) for _ in range(40)), *(post(made, well.url) for _ in range(8))
         )
         assert [result.status for result in results] == [None] * 40 + [200] * 8
-        give_up_at = time.monotonic() + 2
-        while silent.open_count and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.01)
-        assert silent.open_count == 0
+        await gone(silent)
 
 
 async def test_a_cancelled_post_hangs_up() -> None:
@@ -497,8 +504,11 @@ def test_the_relay_s_own_event_loop_behaves_alike(tmp_path: Path) -> None:
         async with scripted(OK, hangs_up, OK, is_silent) as script, client(timeout_s=0.3) as made:
             statuses = [(await post(made, script.url)).status for _ in range(3)]
             assert statuses == [200, 200, None]
-            assert "leads to" in (await post(made, f"http://[::ffff:{METADATA}]/")).error.replace(
-                "is", "leads to"
-            )
+            assert "a link-local address" in (await post(made, f"http://[::ffff:{METADATA}]/")).error
+        async with scripted(is_silent) as script, client(timeout_s=0.2) as made:
+            assert "(connecting)" in (await post(made, script.url.replace("http:", "https:"))).error
+            await gone(script)
+            assert "(waiting for the answer)" in (await post(made, script.url)).error
+            await gone(script)
 
     uvloop.run(scenario())

@@ -208,6 +208,8 @@ async def test_one_name_server_that_hangs_does_not_hold_up_other_names(
     await asyncio.sleep(0)
     with pytest.raises(OSError, match="too many names"):
         await look_up("quick")
+    with pytest.raises(UrlRefused, match="try again"):
+        await check_url("https://bank-a.example/", PUBLIC, look_up=look_up)
     go_on.set()
     assert await asyncio.gather(*waiting[1:], third) == [["8.8.8.8"]] * 3
     assert sorted(asked) == ["quick", "slow-a", "slow-b", "slow-c"], (

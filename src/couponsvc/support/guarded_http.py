@@ -7,7 +7,7 @@ still proves the URL's name. Over everything lies one deadline, so a receiver th
 second is as bounded as one that is silent.
 
 A bare protocol with httptools' parser rather than a client library: a library's pool resolves and
-connects by itself, and costs ten times the CPU (docs/decisions/0015).
+connects by itself, and costs four to ten times the CPU (docs/decisions/0015).
 """
 
 import asyncio
@@ -207,13 +207,14 @@ class GuardedClient:
         return None
 
     def _keep(self, target: Target, connection: Connection) -> None:
-        kept = self._idle.setdefault(target.endpoint, [])
+        kept = self._idle.get(target.endpoint, [])
         full = self._idle_count >= IDLE_MAX_COUNT or len(kept) >= IDLE_PER_ENDPOINT_MAX_COUNT
         if self._closed or full or not connection.reusable:
             connection.close()
             return
         closing = asyncio.get_running_loop().call_later(IDLE_S, self._close_idle, target.endpoint)
         kept.append(_Idle(connection, closing))
+        self._idle[target.endpoint] = kept
         self._idle_count += 1
 
     def _close_idle(self, endpoint: str) -> None:

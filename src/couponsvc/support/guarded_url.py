@@ -49,6 +49,10 @@ class UrlRefused(ValueError):
     """The URL is not called. The text says what to write instead; it names no address looked up."""
 
 
+class TooManyLookUps(OSError):
+    """LOOKUPS_MAX_COUNT names are being looked up."""
+
+
 class Target(NamedTuple):
     """A URL as it is called."""
 
@@ -108,6 +112,8 @@ async def check_url(url: str, policy: AddressPolicy, *, look_up: LookUp | None =
     try:
         async with asyncio.timeout(LOOKUP_S):
             await allowed_addresses(target, policy, look_up or look_up_by_system)
+    except TooManyLookUps:
+        raise UrlRefused("Too many names are being looked up; try again in a minute.") from None
     except TimeoutError:
         raise UrlRefused(f"The host's name could not be looked up within {LOOKUP_S:.0f} s.") from None
     except OSError:
@@ -153,9 +159,9 @@ class NameLookup:
             OSError: it has none, the resolver failed, or too many look-ups are under way.
         """
         running = self._running.get(name)
-        if running is None:
+        if running is None or running.get_loop() is not asyncio.get_running_loop():
             if len(self._running) >= LOOKUPS_MAX_COUNT:
-                raise OSError("too many names are being looked up")
+                raise TooManyLookUps("too many names are being looked up")
             running = self._running[name] = self._start(name)
         return await asyncio.shield(running)
 
