@@ -4,7 +4,7 @@
 SELECT pg_advisory_xact_lock($1::bigint);
 
 -- name: events_to_make :many
--- Statements that make the missing partitions of events, up to one whole one beyond the newest number.
+-- Statements that make the missing partitions of events: that of the next number and the one after it.
 -- Made first and attached then, because that lets readers and the relay go on.
 -- Params: $1 bigint numbers in a partition
 SELECT format(
@@ -12,7 +12,7 @@ SELECT format(
   'ALTER TABLE events ATTACH PARTITION events_%s FOR VALUES FROM (%s) TO (%s)',
   n, n, n * $1::bigint, (n + 1) * $1::bigint
 ) AS statement
-FROM event_counter, generate_series(last_event_no / $1::bigint, last_event_no / $1::bigint + 1) n
+FROM event_counter, generate_series((last_event_no + 1) / $1::bigint, (last_event_no + 1) / $1::bigint + 1) n
 WHERE to_regclass(format('events_%s', n)) IS NULL
 ORDER BY n;
 
