@@ -92,14 +92,14 @@ async def prove_events(pool: "Pool[asyncpg.Record]", drop_no: int) -> list[Findi
 
 def _events_findings(row: asyncpg.Record) -> list[Finding]:
     findings: list[Finding] = []
-    owned, told, kept = row["owned_count"], row["told_count"], row["events_dropped"]
-    if told > owned or (told < owned and not kept):
+    owned, told, dropped = row["owned_count"], row["told_count"], row["events_dropped"]
+    if told > owned or (told < owned and not dropped):
         detail = f"partner {row['partner_no']} was told of {told} vouchers and has {owned}"
         findings.append(Finding(Kind.OUTBOX, abs(told - owned), detail))
     first, last, given = row["first_sequence"], row["last_sequence"], row["given_sequence"]
     span = last - first + 1 if row["event_count"] else 0
     whole = first == 1 and last == given if row["event_count"] else given == 0
-    if row["event_count"] != span or not (whole or kept):
+    if {row["event_count"], row["sequence_count"]} != {span} or not (whole or dropped):
         detail = (
             f"partner {row['partner_no']} has {row['event_count']} events, numbered {first} to {last},"
             f" where {given} were given"

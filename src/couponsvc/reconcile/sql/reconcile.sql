@@ -80,8 +80,8 @@ CROSS JOIN LATERAL (
 
 -- name: prove_events :many
 -- By partner of a drop, what there is to tell and what its events tell (I7): its vouchers among those
--- told; of how many its events tell, how many events there are, the lowest and highest `sequence` of
--- theirs and the last one given; whether events were dropped since (then the oldest ones are missing).
+-- told; of how many its events tell; how many events there are, how many different `sequence` they have,
+-- the lowest, the highest and the last one given; whether the oldest events were dropped.
 -- Params: $1 int drop_no
 WITH owned AS (
   SELECT v.partner_no, count(*)::int AS voucher_count
@@ -93,7 +93,7 @@ WITH owned AS (
 heard AS (
   SELECT
     partner_no, sum(voucher_count)::int AS voucher_count, count(*)::int AS event_count,
-    min(sequence) AS first_sequence, max(sequence) AS last_sequence
+    count(DISTINCT sequence)::int AS sequence_count, min(sequence) AS first_sequence, max(sequence) AS last_sequence
   FROM events
   WHERE drop_no = $1
   GROUP BY partner_no
@@ -103,8 +103,9 @@ given AS (
 )
 SELECT
   partner_no, coalesce(o.voucher_count, 0) AS owned_count, coalesce(h.voucher_count, 0) AS told_count,
-  coalesce(h.event_count, 0) AS event_count, coalesce(h.first_sequence, 0) AS first_sequence,
-  coalesce(h.last_sequence, 0) AS last_sequence, coalesce(g.last_sequence, 0) AS given_sequence,
+  coalesce(h.event_count, 0) AS event_count, coalesce(h.sequence_count, 0) AS sequence_count,
+  coalesce(h.first_sequence, 0) AS first_sequence, coalesce(h.last_sequence, 0) AS last_sequence,
+  coalesce(g.last_sequence, 0) AS given_sequence,
   (
     SELECT coalesce(min(split_part(c.relname, '_', 2)::bigint), 0) > 0
     FROM pg_inherits i
