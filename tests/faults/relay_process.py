@@ -24,6 +24,8 @@ class RelayProcess:
             "COUPONSVC_MASTER_KEY": settings.master_key.get_secret_value(),
             "COUPONSVC_WEBHOOK_ALLOW_PRIVATE": "true",
         }
+        if settings.nats_url is not None:
+            environment["COUPONSVC_NATS_URL"] = settings.nats_url.get_secret_value()
         with log.open("ab") as output:
             self.process: subprocess.Popen[Any] = subprocess.Popen(
                 [sys.executable, "-m", "couponsvc", "relay"],
