@@ -25,7 +25,7 @@ from couponsvc.values.event import Event
 POLL_EVERY_S: Final = 1.0
 """How often the queue is looked at unasked: retries and probes are due to the second, not better."""
 READ_COUNT: Final = 16
-"""Events read at once: some 10 ms of rendering where all are full, during which nothing else runs."""
+"""Events read at once: at most some 40 ms of rendering, during which nothing else runs."""
 SETTLE_MAX_COUNT: Final = 128
 """Outcomes noted in one transaction."""
 NEEDED: Final = timedelta(seconds=limits.WEBHOOK_TIMEOUT_S)
@@ -74,7 +74,7 @@ class Deliverer:
         """What is being noted; stays until Postgres has it for certain."""
         self._wake: Final = wake
         """Something may be due."""
-        self._hungry: Final[set[int]] = set()
+        self._hungry: set[int] = set()
         """Endpoints that got all they had room for: more may be waiting for the next place."""
         self._all_hungry = False
         self._ended: Final = asyncio.Event()
@@ -180,15 +180,12 @@ class Deliverer:
         """Remember whom a place that becomes free is worth another look at the queue."""
         taken = Counter(lease.subscription_no for lease in leases)
         probed = {lease.subscription_no for lease in leases if lease.probe}
+        full = {number for number, count in taken.items() if count >= rooms.get(number, ROOM_FIRST)}
+        full.update(number for number, room_there in rooms.items() if room_there == 0)
         self._all_hungry = len(leases) >= room
-        self._hungry.clear()
-        self._hungry.update(
-            number
-            for number, count in taken.items()
-            if count >= rooms.get(number, ROOM_FIRST) or number in probed
-        )
-        self._hungry.update(number for number, room_there in rooms.items() if room_there == 0)
-        if any(self._rooms.room_at(number) for number in self._hungry - probed):  # since we asked
+        self._hungry = full | probed
+        room_now = self._rooms.by_endpoint()
+        if any(room_now.get(number, ROOM_FIRST) for number in full - probed):  # since we asked
             self._wake.set()
 
     async def _start_some(self, unread: list[Lease]) -> None:
@@ -242,7 +239,8 @@ class Deliverer:
             await self._settler.settle(batch, now)
         self._batch = ()
         for outcome in batch:
-            self._rooms.note(outcome.lease, accepted=outcome.kind == "delivered")
+            accepted, took_ms = outcome.kind == "delivered", outcome.result.took_ms
+            self._rooms.note(outcome.lease, accepted=accepted, took_ms=took_ms)
             self._leave(outcome.lease)
         returned, self._given_back = self._given_back, []
         try:
