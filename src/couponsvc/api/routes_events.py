@@ -19,19 +19,15 @@ from couponsvc.api.openapi import problems
 from couponsvc.api.problems import ProblemAnswer
 from couponsvc.api.services import Services
 from couponsvc.support import metrics
-from couponsvc.values.event import EVENT_NO_MAX, Event
+from couponsvc.values.event import EVENT_NO_MAX, TYPE_OF_PUBLIC, Event, EventType
 
 router = APIRouter(tags=["events"])
 
 CURSOR_PATTERN: Final = "^(0|[1-9][0-9]{0,18})$"
 SCHEMA_MEDIA_TYPE: Final = "application/schema+json"
-SCHEMAS: Final = {
-    file.name: file.read_bytes()
-    for file in files("couponsvc.outbox").joinpath("schemas").iterdir()
-    if file.name.endswith(".json")
-}
-"""By file name: a type of events and `.json`."""
+SCHEMA_SUFFIX: Final = ".json"
 
+_SCHEMAS: Final = files("couponsvc.outbox").joinpath("schemas")
 _READ: Final = metrics.counter(
     "couponsvc_feed_events", "Events that partners read of the feed, by way.", ["way"]
 )
@@ -154,10 +150,15 @@ async def get_schema(
     name: Annotated[str, Path(min_length=1, examples=["couponsvc.voucher.issued.v1.json"])],
 ) -> Response:
     """`name` is a `type` with `.json`; an event names the same schema in `dataschema`, by its `$id`."""
-    schema = SCHEMAS.get(name)
-    if schema is None:
-        raise ProblemAnswer("not_found", f"There are schemas of: {', '.join(sorted(SCHEMAS))}.")
-    return Response(schema, media_type=SCHEMA_MEDIA_TYPE)
+    schema = _SCHEMAS.joinpath(name)
+    if name.removesuffix(SCHEMA_SUFFIX) not in TYPE_OF_PUBLIC or not schema.is_file():
+        raise ProblemAnswer("not_found", f"Schemas are named {', '.join(map(schema_name, EventType))}.")
+    return Response(schema.read_bytes(), media_type=SCHEMA_MEDIA_TYPE)
+
+
+def schema_name(kind: EventType) -> str:
+    """The last part of the path of a schema."""
+    return kind.public + SCHEMA_SUFFIX
 
 
 class _Feed:
