@@ -21,7 +21,7 @@ from couponsvc.programs import admission
 from couponsvc.programs.admission import CredentialRequest
 from couponsvc.settings import Settings
 from couponsvc.support.signing import HmacKey, sign
-from couponsvc.values.event import Event
+from couponsvc.values.event import Event, EventType
 from tests.integration.feed import LISTENERS, everything, issue, listening, number, numbering, page, prepare
 from tests.integration.house import House, code_of
 
@@ -431,3 +431,13 @@ async def test_a_ledger_rebuilt_from_the_feed_equals_ours(house: House) -> None:
     with contextlib.suppress(ValueError):
         states["wed"].remove("drop.ended")
     assert states["wed"][-4:] == ["drop.paused", "drop.resumed", "drop.restocked", "drop.closed"]
+
+
+async def test_every_type_has_its_schema_and_nothing_else_is_served(house: House) -> None:
+    for kind in EventType:
+        answer = await house.call("GET", f"/schemas/{kind.public}.json", by=None)
+        assert answer.status_code == 200, kind
+        assert answer.headers["content-type"] == "application/schema+json"
+        assert answer.json()["$id"].endswith(kind.public)
+    for name in ("couponsvc.voucher.issued.v2.json", "couponsvc.voucher.issued.v1", "..%2Freading.py", "x"):
+        assert code_of(await house.call("GET", f"/schemas/{name}", by=None)) == "not_found"
