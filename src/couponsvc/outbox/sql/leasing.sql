@@ -29,11 +29,15 @@ SELECT count(*) FROM freed;
 
 -- name: lease_due :many
 -- Lease what is due and can start now, the first of each endpoint before the second of any. An
--- endpoint that fails gets one probe: whoever moves its held_until has the probe.
+-- endpoint that fails gets one probe: whoever moves its held_until has the probe. The commit does not
+-- wait for the disk: what a crash of Postgres undoes is leases, of relays whose sessions it ended.
 -- Params: $1 int relay number, $2 timestamptz now, $3 timestamptz end of the lease, $4 int room in all,
 -- $5 int[] endpoints known to this relay, $6 int[] room at each of them, $7 int room at any other,
 -- $8 int failures in a row from which an endpoint is failing, $9 int room for probes
-WITH RECURSIVE queued (subscription_no) AS (
+WITH RECURSIVE unhurried AS MATERIALIZED (
+  SELECT set_config('synchronous_commit', 'off', true)
+),
+queued (subscription_no) AS (
   (SELECT d.subscription_no FROM deliveries d WHERE d.parked_at IS NULL ORDER BY d.subscription_no LIMIT 1)
   UNION ALL
   SELECT (SELECT d.subscription_no FROM deliveries d
@@ -44,7 +48,8 @@ WITH RECURSIVE queued (subscription_no) AS (
 ),
 endpoint AS MATERIALIZED (
   SELECT s.subscription_no, s.failure_count >= $8 AS failing, coalesce(known.room, $7) AS room
-  FROM queued q
+  FROM unhurried
+  CROSS JOIN queued q
   JOIN subscriptions s USING (subscription_no)
   LEFT JOIN unnest($5::int[], $6::int[]) AS known (subscription_no, room) USING (subscription_no)
   WHERE s.deleted_at IS NULL AND s.disabled_at IS NULL
