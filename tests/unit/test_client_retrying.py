@@ -6,7 +6,7 @@ import pytest
 
 from couponsvc.client import AnswerLost, ApiRefused, Retries, Unreachable
 from couponsvc.client.answers import Answer
-from couponsvc.client.requests import act_request, read_request
+from couponsvc.client.requests import act_request, look_up_request, read_request
 from couponsvc.client.retrying import PATIENT, RELENTLESS, Pause, Steps, grab, insist
 
 T = TypeVar("T")
@@ -152,6 +152,11 @@ def test_a_grab_goes_on_from_what_was_told_before_after_a_pause() -> None:
     network = Network(said(200))
     network.carry(grab(FOUR, "d1", "p", "n|1", so_far=said(202)))
     assert (network.lines, len(network.pauses)) == ([LOOK_UP], 1)
+
+
+def test_what_is_said_of_a_lost_answer_names_no_number() -> None:
+    with pytest.raises(AnswerLost, match="no answer to GET /v1/drops/d1/grabs/…$"):
+        Network(LOST).carry(insist(FOUR, look_up_request("d1", "n|1")))
 
 
 def test_names_cannot_lead_a_request_elsewhere() -> None:

@@ -38,6 +38,12 @@ class Request(NamedTuple):
         """What stands in the request line."""
         return b"%b?%b" % (self.path, self.query) if self.query else self.path
 
+    @property
+    def place(self) -> str:
+        """The path as a log may have it: without the number of a grab."""
+        path = self.path.decode()
+        return path.partition("/grabs/")[0] + "/grabs/…" if "/grabs/" in path else path
+
     def signed_headers(self, key: SigningKey) -> list[tuple[bytes, bytes]]:
         """Every header that the request brings along, signed now; names in lower case."""
         headers = sign(key, self.method, self.path, self.query, self.body, created_s=int(time.time()))

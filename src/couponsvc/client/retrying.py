@@ -88,7 +88,7 @@ def insist(retries: Retries, request: Request) -> Steps[Answer]:
         if answer.status not in (_NOT_DONE | _UNKNOWN if request.repeatable else _NOT_DONE):
             break
     if answer.outcome == LOST:
-        raise AnswerLost(f"no answer to {request.method.decode()} {request.path.decode()}")
+        raise AnswerLost(f"no answer to {request.method.decode()} {request.place}")
     if answer.status >= _REFUSED_FROM:
         raise ApiRefused(answer.status, answer.refusal)
     return answer
