@@ -155,7 +155,7 @@ def test_a_grab_goes_on_from_what_was_told_before_after_a_pause() -> None:
 
 
 def test_what_is_said_of_a_lost_answer_names_no_number() -> None:
-    with pytest.raises(AnswerLost, match="no answer to GET /v1/drops/d1/grabs/…$"):
+    with pytest.raises(AnswerLost, match=r"no answer to GET /v1/drops/d1/grabs/…$"):
         Network(LOST).carry(insist(FOUR, look_up_request("d1", "n|1")))
 
 
