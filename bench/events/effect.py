@@ -63,8 +63,17 @@ def _figures(found: Mapping[str, list[EffectRound]]) -> list[Figure]:
     }
     last = median(r.caught_up_s for r in found[SUBSCRIBED])
     relay_us = _cpu_us(found[SUBSCRIBED]).get("relay", 0.0)
+    sums = {state: sum(_cpu_us(found[state]).values()) for state in STATES}
+    per_event = sum(r.vouchers for r in heard) / max(1, sum(r.events for r in heard))
     return [
         Figure(NAME, ratio(SUBSCRIBED, UNHEARD), "", detail, at_least=TARGET),
+        Figure(
+            "CPU of the service per voucher, with a subscription : without",
+            sums[SUBSCRIBED] / sums[UNHEARD],
+            "",
+            f"{sums[SUBSCRIBED]:.0f} : {sums[UNHEARD]:.0f} µs; with the relay paused {sums[PAUSED]:.0f} µs;"
+            f" {per_event:.0f} vouchers per event",
+        ),
         Figure(
             "confirmed with a subscription : with the relay paused", ratio(SUBSCRIBED, PAUSED), "", "as above"
         ),
