@@ -1,4 +1,5 @@
-# One image for every process: `docker run … couponsvc api`, `drain`, `reconcile`, `migrate`.
+# One image for every process: `docker run … couponsvc api`, `drain`, `relay`, `reconcile`,
+# `migrate`.
 # It has no embedded engines: Redis and Postgres are given by COUPONSVC_REDIS_URL and COUPONSVC_POSTGRES_DSN.
 
 FROM docker.io/library/python:3.11-slim-bookworm AS build

@@ -13,6 +13,9 @@ BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 """A server that is back is noticed within this."""
 
+SHORT_S: Final = 0.1
+"""A pause up to this is not cut short by a stop: watching for it would cost more than the pause's turn."""
+
 AWAY: Final = (
     OSError,
     TimeoutError,
@@ -85,8 +88,8 @@ async def repeat(
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
     """Wait, unless it is time to stop; always lets others run."""
-    if seconds <= 0:
-        await asyncio.sleep(0)
+    if seconds <= SHORT_S:
+        await asyncio.sleep(max(0.0, seconds))
         return
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
