@@ -39,6 +39,7 @@ _HANDLED: Final = (
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
 )
 _NO_ROUTE: Final = (404, 405)
 """What the router says of a path that it has not, or has for other methods (the lane's is not its own)."""

@@ -47,7 +47,13 @@ TOKENS_MAX_COUNT: Final = 1_024
 TOKEN_MAX_BYTES: Final = 512
 _SCHEMES: Final = {"http": b"http", "https": b"https"}
 
-_POSTGRES_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_POSTGRES_AWAY: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 class Authenticator:

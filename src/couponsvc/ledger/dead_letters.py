@@ -51,7 +51,7 @@ class DeadLetters:
         payload = _payload(found[0].fields if found else {})
         try:
             await self._pool.execute(_queries["keep_dead_letter"], self._shard, entry_id, payload, reason)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             _log.warning("dead_letter_waits", error=type(error).__name__)
             return False
         await acknowledge_unread(self._redis, self._shard, [entry_id])

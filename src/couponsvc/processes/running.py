@@ -95,7 +95,7 @@ async def refuse_unsafe_servers(settings: Settings) -> None:
             await refuse_unsafe(redis, connection, allow=settings.unsafe_servers)
     except UnsafeServer as error:
         raise ProcessFailed(f"unsafe server: {error}", EXIT_UNREACHABLE) from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, RedisError):
         return
     finally:
         await redis.aclose()

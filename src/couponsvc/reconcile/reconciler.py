@@ -35,6 +35,7 @@ AWAY: Final = (
     TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a pooled connection that broke in the middle of being reset
     NotMaster,
     ServerChanged,
     UnsafeServer,
