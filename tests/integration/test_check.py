@@ -15,6 +15,7 @@ from couponsvc.reconcile.snapshot import Pool, StreamSide
 from couponsvc.settings import Settings
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
+from tests.integration.outbox_scene import number_all, prepare
 from tests.integration.scene import grab, make_drop
 
 
@@ -77,6 +78,19 @@ async def test_damage_in_postgres_is_drift(
     [line] = await check(pool, redis, patience_s=0.1)
     assert kind in {finding.kind for finding in line.findings}
     assert line.drift > 0
+
+
+async def test_what_a_relay_took_out_of_the_outbox_is_counted_as_told(
+    pool: "Pool[asyncpg.Record]", redis: Redis, sold: Drop
+) -> None:
+    await prepare(pool)
+    await number_all(pool)
+    [line] = await check(pool, redis)
+    assert (line.issued, line.drift) == (3, 0)
+    await pool.execute("DELETE FROM events WHERE drop_no = $1 AND first_seq = 3", sold.drop_no)
+    [line] = await check(pool, redis)
+    assert {finding.kind for finding in line.findings} == {Kind.OUTBOX}
+    assert line.drift == 1
 
 
 @pytest.mark.parametrize(
