@@ -1,6 +1,9 @@
 """The relay on a real ledger: what is sent, to whom, how often, and what becomes of it."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -283,3 +286,29 @@ async def test_metrics_name_the_subscription_and_never_where_it_leads(settings: 
         assert 29 < float(oldest.split()[1]) < 60
         assert str(receiver.port) not in shown
         assert subscribed.secret not in shown
+
+
+def test_a_broker_whose_client_is_missing_ends_the_process_with_the_name_of_the_extra(
+    settings: Settings,
+) -> None:
+    without_client = (
+        "import sys; sys.modules['nats'] = None; sys.argv = ['couponsvc', 'relay'];"
+        "from couponsvc.__main__ import main; main()"
+    )
+    ended = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", without_client],
+        env={
+            **os.environ,
+            "COUPONSVC_REDIS_URL": settings.redis_url,
+            "COUPONSVC_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(),
+            "COUPONSVC_MASTER_KEY": settings.master_key.get_secret_value(),
+            "COUPONSVC_NATS_URL": "nats://127.0.0.1:1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "nats" in ended.stderr

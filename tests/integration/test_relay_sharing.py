@@ -113,6 +113,28 @@ async def test_a_late_note_neither_ends_another_relays_lease_nor_loses_the_attem
         assert sorted(outcomes) == ["delivered", "failed"]
 
 
+@pytest.mark.parametrize("asked_again", [False, True])
+async def test_a_late_success_counts_where_nobody_has_taken_over_and_nobody_has_asked_again(
+    settings: Settings, pool: Pool, *, asked_again: bool
+) -> None:
+    drop = await make_drop(pool, quantity=10)
+    clock = Clock()
+    async with Receiver(delay_s=0.3).listening() as receiver, opened(settings, clock) as relay:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        await issue(pool, drop, 1)
+        running = asyncio.create_task(relay.run_once())
+        while not receiver.requests:
+            await asyncio.sleep(0.005)
+        await pool.execute(
+            "UPDATE deliveries SET leased_by = NULL, leased_until = NULL, due_at = $1",
+            clock.moment + timedelta(hours=1),
+        )
+        if asked_again:
+            await pool.execute("UPDATE deliveries SET queued_at = queued_at + interval '1 second'")
+        assert (await running).delivered == 1
+        assert len(await queue(pool, subscribed.subscription_no)) == asked_again
+
+
 async def lease_all(pool: Pool, relay_no: int, until: datetime) -> None:
     await pool.execute("UPDATE deliveries SET leased_by = $1, leased_until = $2", relay_no, until)
 

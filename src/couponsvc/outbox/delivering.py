@@ -68,6 +68,8 @@ class Deliverer:
         self._settler: Final = Settler(pool)
         self._rooms: Final = Rooms()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._under_way: Final[set[tuple[int, int]]] = set()
+        """Subscription and event of each, until its outcome is noted."""
         self._outcomes: list[Outcome] = []
         self._given_back: list[Lease] = []
         self._batch: Sequence[Outcome] = ()
@@ -162,19 +164,20 @@ class Deliverer:
             room_elsewhere=ROOM_FIRST,
             probe_room=self._rooms.probes_left(PROBES_MAX_COUNT),
         )
-        for lease in leases:
+        # A crash of Postgres may have undone a lease: its delivery, still under way, has it again now.
+        unread = [lease for lease in leases if lease[:2] not in self._under_way]
+        for lease in unread:
             self._rooms.take(lease)
+            self._under_way.add(lease[:2])
         self._note_hunger(leases, room, rooms)
-        if not leases:
-            return 0
-        unread = list(leases)
+        started_count = len(unread)
         try:
             while unread:
                 await self._start_some(unread)
         finally:
             self._end(unread)  # none, unless they could not be read
         metrics.in_flight.set(self._rooms.in_flight_count)
-        return len(leases)
+        return started_count
 
     def _note_hunger(self, leases: Sequence[Lease], room: int, rooms: Mapping[int, int]) -> None:
         """Remember whom a place that becomes free is worth another look at the queue."""
@@ -255,5 +258,6 @@ class Deliverer:
 
     def _leave(self, lease: Lease) -> None:
         self._rooms.leave(lease)
+        self._under_way.discard(lease[:2])
         if self._all_hungry or lease.subscription_no in self._hungry:
             self._wake.set()

@@ -1,7 +1,7 @@
 """Notes what became of deliveries: the attempts, the queue, and how their endpoints are.
 
-Who is authoritative: Postgres. A delivery leaves the queue only here, by a relay that still holds its
-lease. If the note is lost, the delivery is made again, with the same id and the same bytes.
+Who is authoritative: Postgres. A delivery leaves the queue only here, by a relay whose lease nobody has
+taken over. If the note is lost, the delivery is made again, with the same id and the same bytes.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,9 @@ class Settler:
                 noted; repeat it.
         """
         repeated, self._repeated = self._repeated, True
-        rows = await self.pool.fetch(_queries["settle"], now, *_columns(outcomes), repeated)
+        rows = await self.pool.fetch(
+            _queries["settle"], now, *_columns(outcomes), repeated, [o.lease.queued_at for o in outcomes]
+        )
         runs = _runs(outcomes)
         failing_before = {row["subscription_no"] for row in rows}
         await self._note_successes(

@@ -1,5 +1,6 @@
 -- What became of deliveries, and how their endpoints are. Moments come from the caller. Every attempt
--- is recorded; the queue is changed only where the lease is still held by whoever attempted.
+-- is recorded; the queue is changed only where whoever attempted still holds the lease, or nobody has it
+-- and nothing has happened since (the lease was freed, or a crash of Postgres undid it).
 
 -- name: settle :many
 -- Note outcomes: the attempts, and for each delivery its end, its next attempt or its parking. Returns
@@ -7,12 +8,12 @@
 -- Params: $1 timestamptz now, $2 int[] subscription_no, $3 bigint[] event_no, $4 int[] leased_by,
 -- $5 int[] attempt_no, $6 timestamptz[] attempted_at, $7 int[] took_ms, $8 int[] status, $9 text[] outcome,
 -- $10 text[] error, $11 timestamptz[] due_at, $12 text[] parked_because,
--- $13 boolean whether these may have been noted before
+-- $13 boolean whether these may have been noted before, $14 timestamptz[] queued_at
 WITH result AS MATERIALIZED (
   SELECT * FROM unnest($2::int[], $3::bigint[], $4::int[], $5::int[], $6::timestamptz[], $7::int[], $8::int[],
-                       $9::text[], $10::text[], $11::timestamptz[], $12::text[])
+                       $9::text[], $10::text[], $11::timestamptz[], $12::text[], $14::timestamptz[])
     AS r (subscription_no, event_no, leased_by, attempt_no, attempted_at, took_ms, status, outcome, error,
-          due_at, parked_because)
+          due_at, parked_because, queued_at)
 ),
 recorded AS (
   INSERT INTO delivery_attempts
@@ -27,7 +28,9 @@ recorded AS (
 delivered AS (
   DELETE FROM deliveries d USING result r
   WHERE r.outcome = 'delivered' AND d.subscription_no = r.subscription_no AND d.event_no = r.event_no
-    AND d.leased_by = r.leased_by
+    AND (d.leased_by = r.leased_by
+         OR (d.leased_by IS NULL AND d.parked_at IS NULL
+             AND d.queued_at = r.queued_at AND d.attempt_count = r.attempt_no - 1))
 ),
 failed AS (
   UPDATE deliveries d
@@ -36,7 +39,9 @@ failed AS (
       parked_at = CASE WHEN r.parked_because IS NOT NULL THEN $1::timestamptz END
   FROM result r
   WHERE r.outcome <> 'delivered' AND d.subscription_no = r.subscription_no AND d.event_no = r.event_no
-    AND d.leased_by = r.leased_by
+    AND (d.leased_by = r.leased_by
+         OR (d.leased_by IS NULL AND d.parked_at IS NULL
+             AND d.queued_at = r.queued_at AND d.attempt_count = r.attempt_no - 1))
 )
 SELECT s.subscription_no
 FROM subscriptions s
