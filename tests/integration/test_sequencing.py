@@ -232,6 +232,19 @@ async def test_a_gap_in_a_drops_rows_leaves_that_drop_alone_and_goes_on_with_oth
     ]  # fmt: skip
 
 
+async def test_a_row_that_cannot_be_read_holds_up_its_own_drop_only(
+    pool: "Pool[asyncpg.Record]", drop: Drop
+) -> None:
+    other = await make_drop(pool, "drop-b")
+    await tell(pool, drop, "drop.paused")
+    await commit(pool, drop, [1])
+    await commit(pool, other, [1])
+    await pool.execute("UPDATE outbox SET data = '[1]' WHERE type = 'drop.paused'")
+    await number_all(pool)
+    assert await rows_left(pool) == 2
+    assert told(await feed(pool, 1)) == ["drop.opened", "drop.opened", "1..1"]
+
+
 async def test_vouchers_that_are_missing_are_never_told_of(pool: "Pool[asyncpg.Record]", drop: Drop) -> None:
     other = await make_drop(pool, "drop-b")
     await commit(pool, drop, [1, 1])

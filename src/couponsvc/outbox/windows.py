@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -129,10 +129,15 @@ def _tell_vouchers(
 
 
 def _tell_drop(turn: Turn, row: OutboxRow, drop_no: int, windows: Mapping[int, Window]) -> None:
+    try:
+        told = msgspec.json.decode(row.data, type=dict[str, Any])
+    except msgspec.ValidationError:
+        turn.misfits[drop_no] = f"row {row.outbox_no} holds no members"
+        return
     window = windows.get(drop_no)
     if window is not None and window.opens_at <= row.occurred_at:
         _tell_opening(turn, drop_no, window, row.occurred_at)
-    data = {name: value for name, value in msgspec.json.decode(row.data).items() if name != "drop_id"}
+    data = {name: value for name, value in told.items() if name != "drop_id"}
     kind = EventType(row.type)
     turn.tellings.append(Telling(kind, drop_no, None, None, None, compact(data), row.occurred_at))
     turn.outbox_nos.append(row.outbox_no)
