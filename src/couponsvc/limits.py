@@ -96,8 +96,9 @@ EVENT_VOUCHERS_MAX_COUNT: Final = 500
 """Contract: vouchers in one event, about 175 kB."""
 SEQUENCE_TURN_MAX_COUNT: Final = 500
 """Outbox rows numbered in one transaction: a tenth of a second of commits at full rush."""
-SEQUENCE_EVERY_MS: Final = 50
-"""How often a relay looks for outbox rows: the larger part of an event's lag, and twenty short queries."""
+SEQUENCE_EVERY_MS: Final = 100
+"""How often a relay looks for outbox rows: the larger part of an event's lag. Half of it makes twice as
+many events at a rush, each with half as many vouchers (docs/benchmarks.md)."""
 FEED_PAGE_MAX_COUNT: Final = 500
 """Contract: events in one page of the feed."""
 FEED_PAGE_VOUCHERS_MAX_COUNT: Final = 5_000
