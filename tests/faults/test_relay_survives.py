@@ -19,7 +19,7 @@ from tests.faults import relay_process
 from tests.faults.relay_process import RelayProcess
 from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe
-from tests.relays import opened
+from tests.relays import opened, tell
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.faults
@@ -101,15 +101,12 @@ async def test_killed_again_and_again_nothing_is_lost(settings: Settings, pool: 
 
     async with Receiver(on_request=kill_sometimes, delay_s=0.02).listening() as receiver:
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(60):
-            await issue(pool, drop, 1)
+        async with opened(settings):  # makes the partitions
+            await tell(pool, drop, 60)
         for number in range(3):
             with relay_process.running(settings, tmp_path / f"{number}.log") as relay:
                 current.append(relay)
-                while relay.process.poll() is None and (
-                    await pool.fetchval("SELECT count(*) FROM outbox")
-                    or await queue(pool, subscribed.subscription_no)
-                ):
+                while relay.process.poll() is None and await queue(pool, subscribed.subscription_no):
                     await asyncio.sleep(0.02)
         assert kills["relay"] == 2
         assert await queue(pool, subscribed.subscription_no) == []

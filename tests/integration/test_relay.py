@@ -21,7 +21,7 @@ from couponsvc.values.event import EventType
 from tests import receivers
 from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe, subscription
-from tests.relays import Clock, opened
+from tests.relays import Clock, opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 
@@ -117,8 +117,7 @@ async def test_410_disables_the_subscription_and_parks_its_queue(settings: Setti
     clock = Clock()
     async with Receiver(status=410).listening() as receiver, opened(settings, clock) as relay:
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(20):
-            await issue(pool, drop, 1)
+        await tell(pool, drop, 20, clock())
         counts = await relay.run_once()
         assert len(receiver.requests) == counts.failed <= 2, "only what was under way already"
         row = await subscription(pool, subscribed.subscription_no)
@@ -138,8 +137,7 @@ async def test_a_failing_endpoint_is_probed_one_by_one_and_ever_more_rarely(
     clock = Clock()
     async with Receiver(status=503).listening() as receiver, opened(settings, clock) as relay:
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(50):
-            await issue(pool, drop, 1)
+        await tell(pool, drop, 50, clock())
         await relay.run_once()
         assert len(receiver.requests) == retries.FAILING_FROM_COUNT, "then it is held back"
         for hold_s in retries.HOLDS_S:
@@ -170,8 +168,7 @@ async def test_what_was_never_tried_is_parked_when_its_ladder_would_have_ended(
     clock = Clock()
     async with Receiver(status=503).listening() as receiver, opened(settings, clock) as relay:
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(20):
-            await issue(pool, drop, 1)
+        await tell(pool, drop, 20, clock())
         await relay.run_once()
         untried = [r for r in await queue(pool, subscribed.subscription_no) if r["attempt_count"] == 0]
         assert len(untried) == 20 - retries.FAILING_FROM_COUNT
@@ -189,8 +186,7 @@ async def test_an_endpoint_never_has_more_at_once_than_it_may(settings: Settings
     drop = await make_drop(pool, quantity=200)
     async with Receiver(delay_s=0.01).listening() as receiver, opened(settings) as relay:
         await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(100):
-            await issue(pool, drop, 1)
+        await tell(pool, drop, 100)
         assert (await relay.run_once()).delivered == 100
         assert receiver.at_once_max == limits.DELIVERIES_PER_ENDPOINT_MAX_COUNT
 
@@ -199,8 +195,7 @@ async def test_what_is_leased_of_an_endpoint_is_the_oldest(settings: Settings, p
     drop = await make_drop(pool, quantity=200)
     async with Receiver().listening() as receiver, opened(settings) as relay:
         await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(60):
-            await issue(pool, drop, 1)
+        await tell(pool, drop, 60)
         await relay.run_once()
         numbers = [int(name.removeprefix("evt_")) for name in receiver.ids]
         most = limits.DELIVERIES_PER_ENDPOINT_MAX_COUNT

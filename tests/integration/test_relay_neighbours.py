@@ -11,9 +11,9 @@ from couponsvc.outbox.leasing import Pool
 from couponsvc.outbox.relay import STOP_GRACE_S
 from couponsvc.settings import Settings
 from couponsvc.values.event import EventType
-from tests.integration.scene import issue, make_drop
+from tests.integration.scene import make_drop
 from tests.receivers import Receiver, attempts, queue, subscribe, subscription
-from tests.relays import opened
+from tests.relays import opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 EVENTS_COUNT = 60
@@ -44,7 +44,7 @@ async def test_bad_receivers_do_not_hold_up_a_good_one_and_are_given_up_at_a_sto
         running = asyncio.create_task(relay.run(stop))
         began_at = monotonic()
         for _ in range(EVENTS_COUNT):
-            await issue(pool, drop, 1)
+            await tell(pool, drop, 1)
             await asyncio.sleep(0.01)
         async with asyncio.timeout(10):
             while len(good.requests) < EVENTS_COUNT or await queue(pool, well.subscription_no):

@@ -18,7 +18,7 @@ from couponsvc.support.postgres import open_pool
 from couponsvc.values.event import EventType
 from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe
-from tests.relays import Clock, opened
+from tests.relays import Clock, opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 EVENTS_COUNT = 500
@@ -35,11 +35,7 @@ async def test_three_relays_share_the_work_and_none_sends_what_another_sent(
         opened(settings) as third,
     ):
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(EVENTS_COUNT):
-            await issue(pool, drop, 1)
-        sequencer = Sequencer(pool)
-        while (await sequencer.run_once(datetime.now(UTC))).outbox_rows:
-            pass
+        await tell(pool, drop, EVENTS_COUNT)
         counts = await asyncio.gather(*(relay.run_once() for relay in (first, second, third)))
         assert min(count.delivered for count in counts) > 0, counts
         assert sum(count.delivered for count in counts) == EVENTS_COUNT
@@ -59,8 +55,7 @@ async def test_two_relays_never_probe_an_endpoint_at_once(settings: Settings, po
         opened(settings, clock) as second,
     ):
         await subscribe(pool, receiver.url, types=ISSUED)
-        for _ in range(40):
-            await issue(pool, drop, 1)
+        await tell(pool, drop, 40, clock())
         await first.run_once()
         for _ in range(4):
             receiver.at_once_max = 0
