@@ -56,6 +56,15 @@ async def number(pool: "Pool[asyncpg.Record]") -> int:
     return made
 
 
+async def issue_apart(
+    pool: "Pool[asyncpg.Record]", drop_id: str, *counts: int, partner: str = "bank-a"
+) -> None:
+    """Commit batches of which each is numbered before the next, so that each makes an event of its own."""
+    for count in counts:
+        await issue(pool, drop_id, count, partner)
+        await number(pool)
+
+
 @contextlib.asynccontextmanager
 async def numbering(pool: "Pool[asyncpg.Record]") -> AsyncIterator[None]:
     """Number all the time, as a running relay does."""

@@ -65,6 +65,13 @@ async def commit(
     await pool.execute(_COMMIT, drop.drop_no, list(owners), moment, token)
 
 
+async def commit_apart(pool: "Pool[asyncpg.Record]", drop: Drop, *batches: Sequence[int]) -> None:
+    """Commit batches of which each is numbered before the next, so that each makes an event of its own."""
+    for owners in batches:
+        await commit(pool, drop, owners)
+        await number_all(pool)
+
+
 async def tell(pool: Any, drop: Drop, kind: str, data: dict[str, Any] | None = None) -> None:
     """Write what an operator's change writes."""
     await pool.execute(

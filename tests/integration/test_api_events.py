@@ -22,7 +22,17 @@ from couponsvc.programs.admission import CredentialRequest
 from couponsvc.settings import Settings
 from couponsvc.support.signing import HmacKey, sign
 from couponsvc.values.event import Event, EventType
-from tests.integration.feed import LISTENERS, everything, issue, listening, number, numbering, page, prepare
+from tests.integration.feed import (
+    LISTENERS,
+    everything,
+    issue,
+    issue_apart,
+    listening,
+    number,
+    numbering,
+    page,
+    prepare,
+)
 from tests.integration.house import House, code_of
 
 PATHS = ("/v1/events", "/v1/events/stream")
@@ -51,9 +61,7 @@ def vouchers_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 async def test_the_first_page_begins_at_the_beginning_and_next_leads_on(house: House) -> None:
     await house.drop(quantity=100)
-    for count in (1, 2, 3):
-        await issue(house.pool, "wed", count)
-    await number(house.pool)
+    await issue_apart(house.pool, "wed", 1, 2, 3)
     whole = await page(house)
     assert [event["type"] for event in whole["events"]] == [
         "couponsvc.drop.opened.v1",

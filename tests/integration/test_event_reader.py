@@ -20,6 +20,7 @@ from tests.integration.outbox_scene import (
     NOW,
     admit,
     commit,
+    commit_apart,
     documents,
     feed,
     hours,
@@ -49,6 +50,7 @@ async def test_every_voucher_of_an_event_is_its_receipt_to_the_byte(
     pool: "Pool[asyncpg.Record]", drop: Drop
 ) -> None:
     await commit(pool, drop, [1, 1], token='quote" and back\\slash'.replace(" ", "_"))
+    await number_all(pool)
     await commit(pool, drop, [1], MOMENT + hours(1))
     await number_all(pool)
     receipt = Receipt(drop.drop_no, drop.drop_id, drop.terms)
@@ -69,8 +71,9 @@ async def test_every_voucher_of_an_event_is_its_receipt_to_the_byte(
 async def test_an_event_of_vouchers_of_several_moments_names_each_with_its_own(
     pool: "Pool[asyncpg.Record]", drop: Drop
 ) -> None:
-    """The ledger gives a batch one moment; what was copied in from elsewhere need not have one."""
-    await commit(pool, drop, [1, 1, 1])
+    """Each has that of its own commit; within one, too, where it was copied in from elsewhere."""
+    await commit(pool, drop, [1, 1])
+    await commit(pool, drop, [1])
     await pool.execute("UPDATE vouchers SET issued_at = issued_at + seq * interval '1 second'")
     await number_all(pool)
     [document] = documents((await feed(pool, 1))[-1:])
@@ -119,9 +122,7 @@ async def test_a_page_begins_after_its_cursor_and_has_at_most_so_many_events(
 async def test_a_page_ends_where_vouchers_become_many_and_has_one_event_at_least(
     pool: "Pool[asyncpg.Record]", drop: Drop, reader: EventReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for size in (2, 2, 1, 6):
-        await commit(pool, drop, [1] * size)
-    await number_all(pool)
+    await commit_apart(pool, drop, [1] * 2, [1] * 2, [1], [1] * 6)
     monkeypatch.setattr(limits, "FEED_PAGE_VOUCHERS_MAX_COUNT", 5)
     assert told(await reader.page(1, 0, 500)) == ["drop.opened", "1..2", "3..4", "5..5"]
     assert told(await reader.page(1, 4, 500)) == ["6..11"]
@@ -144,9 +145,7 @@ async def test_a_page_ends_before_a_kind_that_only_a_newer_version_knows(
 async def test_an_event_whose_vouchers_do_not_all_stand_is_never_shown_in_part(
     pool: "Pool[asyncpg.Record]", drop: Drop, reader: EventReader
 ) -> None:
-    await commit(pool, drop, [1, 1])
-    await commit(pool, drop, [1])
-    await number_all(pool)
+    await commit_apart(pool, drop, [1, 1], [1])
     for damage in ("seq = 2", "seq = 1"):
         await pool.execute(f"DELETE FROM vouchers WHERE {damage}")
         with capture_logs() as logs:

@@ -20,7 +20,7 @@ from couponsvc.processes.api import GRACE_S, run_api
 from couponsvc.programs import admission
 from couponsvc.programs.admission import CredentialRequest
 from couponsvc.settings import Settings
-from tests.integration.feed import Told, everything, issue, number, numbering, prepare, told
+from tests.integration.feed import Told, everything, issue, issue_apart, number, prepare, told
 from tests.integration.house import House, code_of
 from tests.servers import PostgresServer
 
@@ -130,9 +130,7 @@ async def test_a_stream_has_what_was_and_then_what_comes(served: Served) -> None
 async def test_a_stream_goes_on_behind_the_last_event_id_whatever_the_address_says(served: Served) -> None:
     house = served.house
     await house.drop(quantity=100)
-    for _ in range(4):
-        await issue(house.pool, "wed")
-    await number(house.pool)
+    await issue_apart(house.pool, "wed", 1, 1, 1, 1)
     cursors = [event["id"][4:] for event in await everything(house)]
     async with served.listen(f"?after={cursors[1]}") as answer:
         assert [event.cursor for event in await take(answer, 3)] == cursors[2:]
@@ -150,17 +148,19 @@ async def test_a_reader_that_is_cut_off_again_and_again_loses_nothing_and_gets_n
 
     async def write() -> None:
         for n in range(40):
-            await issue(house.pool, ("tue", "wed")[n % 2], 1 + n % 3, ("bank-a", "bank-b")[n % 5 == 0])
+            partner = ("bank-a", "bank-b")[n % 5 == 0]
+            await issue_apart(house.pool, ("tue", "wed")[n % 2], 1 + n % 3, partner=partner)
             await asyncio.sleep(0.005)
 
-    async with numbering(house.pool):
-        writing = asyncio.create_task(write())
+    writing = asyncio.create_task(write())
+    try:
         count = 2 + 32
         for size in (1, 2, 3, 5, 8, 13, 21):
             async with served.listen(last_event_id=heard[-1].cursor if heard else None) as answer:
                 heard += await take(answer, min(size, count - len(heard)))
             if len(heard) == count:
                 break
+    finally:
         await writing
     assert [json.loads(event.data) for event in heard] == await everything(house)
 

@@ -15,7 +15,7 @@ from couponsvc.outbox.partitions import (
     tend_partitions,
 )
 from couponsvc.outbox.reading import EventReader
-from tests.integration.outbox_scene import NOW, commit, feed, number_all, prepare, subscribe, told
+from tests.integration.outbox_scene import NOW, commit_apart, feed, prepare, subscribe, told
 from tests.integration.scene import make_drop
 
 Pool = asyncpg.Pool
@@ -84,9 +84,7 @@ async def test_numbers_go_on_over_the_end_of_a_partition(pool: "Pool[asyncpg.Rec
     await pool.execute("UPDATE event_counter SET last_event_no = $1", SIZE - 3)
     await prepare(pool)
     drop = await make_drop(pool)
-    for _ in range(4):
-        await commit(pool, drop, [1])
-    await number_all(pool)
+    await commit_apart(pool, drop, *[[1]] * 4)
     events = await feed(pool, 1)
     assert [event.event_no for event in events] == [SIZE - 2, SIZE - 1, SIZE, SIZE + 1, SIZE + 2]
     assert told(events) == ["drop.opened", "1..1", "2..2", "3..3", "4..4"]

@@ -11,7 +11,7 @@ from couponsvc.reconcile.judging import Finding, Kind
 from couponsvc.reconcile.proofs import prove_events, prove_outbox
 from couponsvc.reconcile.snapshot import QUERIES
 from couponsvc.values.drop import Drop
-from tests.integration.outbox_scene import NOW, admit, commit, number_all, prepare, tell
+from tests.integration.outbox_scene import NOW, admit, commit, commit_apart, number_all, prepare, tell
 from tests.integration.scene import make_drop
 
 Pool = asyncpg.Pool
@@ -100,6 +100,7 @@ async def test_where_old_events_were_dropped_the_kept_ones_are_held_against_them
     await pool.execute("UPDATE event_counter SET last_event_no = 1000000")
     await prepare(pool)
     await number_all(pool)
+    await commit_apart(pool, drop, [1])
     await commit(pool, drop, [1])
     await pool.execute("DROP TABLE events_0")
     assert await prove_events(pool, drop.drop_no) == []
