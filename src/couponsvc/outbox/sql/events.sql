@@ -1,7 +1,8 @@
 -- name: by_numbers :many
 -- Events with what their documents need, in order. An event has one row per moment of issue: its
 -- vouchers as one text, joined by ASCII 31 (seq, code, person_token, out_request_no, seq, …), because
--- the driver takes ten times as long over a row for each.
+-- the driver takes ten times as long over a row for each. Rows are in the order of numbers, not of
+-- moments: a clock may be set back between commits that one event tells of.
 -- Params: $1 bigint[] event_no
 SELECT
   e.event_no, e.partner_no, e.drop_no, e.sequence, e.type, e.voucher_count, e.data, p.partner_id, d.drop_id,
@@ -13,7 +14,7 @@ JOIN partners p USING (partner_no)
 LEFT JOIN drops d USING (drop_no)
 LEFT JOIN LATERAL (
   SELECT
-    issued_at,
+    issued_at, min(seq) AS first_seq,
     string_agg(
       concat_ws(U&'\001F', seq, code, person_token, out_request_no), U&'\001F' ORDER BY seq
     ) AS vouchers
@@ -23,7 +24,7 @@ LEFT JOIN LATERAL (
   GROUP BY issued_at
 ) v ON e.first_seq IS NOT NULL
 WHERE e.event_no = ANY ($1::bigint[])
-ORDER BY e.event_no, v.issued_at;
+ORDER BY e.event_no, v.first_seq;
 
 -- name: page_of_partner :many
 -- The numbers of a partner's next events; ends early where their vouchers become many.
