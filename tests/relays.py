@@ -1,7 +1,8 @@
 """Relays on a real ledger, with a clock that a test moves."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from couponsvc.outbox.leasing import EVENTS_CHANNEL, Pool
@@ -62,6 +63,23 @@ async def opened(
         yield relay
     finally:
         await relay.close()
+
+
+@contextlib.asynccontextmanager
+async def at_work(relay: Relay) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A relay that runs until what this gives is called, which says how it ended, or else the block ends."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(relay.run(stop))
+
+    async def end() -> None:
+        stop.set()
+        await running
+
+    try:
+        yield end
+    finally:
+        stop.set()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def tell(pool: Pool, drop: Drop, count: int, now: datetime | None = None) -> None:

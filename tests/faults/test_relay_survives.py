@@ -1,6 +1,7 @@
 """Relays killed and paused between a delivery and its note; Postgres away and back."""
 
 import asyncio
+import contextlib
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,7 @@ from tests.faults import relay_process
 from tests.faults.relay_process import RelayProcess
 from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe
-from tests.relays import opened, tell
+from tests.relays import at_work, opened, tell
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.faults
@@ -160,10 +161,13 @@ async def test_postgres_restarted_under_it_the_relay_goes_on_with_what_it_had(
 ) -> None:
     pool = await open_pool(database)
     drop = await make_drop(pool, quantity=10)
-    stop = asyncio.Event()
-    async with Receiver(delay_s=1.0).listening() as receiver, opened(settings) as relay:
+    async with (
+        Receiver(delay_s=1.0).listening() as receiver,
+        opened(settings) as relay,
+        contextlib.AsyncExitStack() as work,
+    ):
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        running = asyncio.create_task(relay.run(stop))
+        end = await work.enter_async_context(at_work(relay))
         await issue(pool, drop, 1)
         await until_received(receiver, 1)
         pool.terminate()
@@ -173,8 +177,7 @@ async def test_postgres_restarted_under_it_the_relay_goes_on_with_what_it_had(
         await issue(pool, drop, 1)
         await until_received(receiver, 2)
         await until_empty(pool, subscribed.subscription_no)
-        stop.set()
         async with asyncio.timeout(10):
-            await running
+            await end()
         assert sorted(Counter(receiver.ids).values()) == [1, 1], "it knew what it had delivered"
     pool.terminate()

@@ -21,7 +21,7 @@ from couponsvc.values.event import EventType
 from tests import receivers
 from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe, subscription
-from tests.relays import Clock, opened, tell
+from tests.relays import Clock, at_work, opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 
@@ -247,7 +247,6 @@ async def test_an_event_that_several_want_reaches_each(settings: Settings, pool:
 
 async def test_running_it_delivers_soon_and_stops_within_its_bound(settings: Settings, pool: Pool) -> None:
     drop = await make_drop(pool, quantity=10)
-    stop = asyncio.Event()
     arrived = asyncio.Event()
 
     def note(_: Received) -> None:
@@ -255,15 +254,14 @@ async def test_running_it_delivers_soon_and_stops_within_its_bound(settings: Set
 
     async with Receiver(on_request=note).listening() as receiver, opened(settings) as relay:
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
-        running = asyncio.create_task(relay.run(stop))
-        await issue(pool, drop, 1)
-        async with asyncio.timeout(5):
-            await arrived.wait()
-            while await queue(pool, subscribed.subscription_no):
-                await asyncio.sleep(0.01)
-        stop.set()
-        async with asyncio.timeout(2):
-            await running
+        async with at_work(relay) as end:
+            await issue(pool, drop, 1)
+            async with asyncio.timeout(5):
+                await arrived.wait()
+                while await queue(pool, subscribed.subscription_no):
+                    await asyncio.sleep(0.01)
+            async with asyncio.timeout(2):
+                await end()
 
 
 async def test_metrics_name_the_subscription_and_never_where_it_leads(settings: Settings, pool: Pool) -> None:

@@ -13,7 +13,7 @@ from couponsvc.settings import Settings
 from couponsvc.values.event import EventType
 from tests.integration.scene import make_drop
 from tests.receivers import Receiver, attempts, queue, subscribe, subscription
-from tests.relays import opened, tell
+from tests.relays import at_work, opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 EVENTS_COUNT = 60
@@ -31,17 +31,17 @@ async def test_bad_receivers_do_not_hold_up_a_good_one_and_are_given_up_at_a_sto
     settings: Settings, pool: Pool
 ) -> None:
     drop = await make_drop(pool, quantity=EVENTS_COUNT)
-    stop = asyncio.Event()
     async with (
         Receiver().listening() as good,
         Receiver(behaviour="hang").listening() as silent,
         Receiver(behaviour="drip").listening() as slow,
         refusing() as dead_url,
         opened(settings) as relay,
+        contextlib.AsyncExitStack() as work,
     ):
         bad = [await subscribe(pool, url, types=ISSUED) for url in (silent.url, slow.url, dead_url)]
         well = await subscribe(pool, good.url, types=ISSUED)
-        running = asyncio.create_task(relay.run(stop))
+        end = await work.enter_async_context(at_work(relay))
         began_at = monotonic()
         for _ in range(EVENTS_COUNT):
             await tell(pool, drop, 1)
@@ -60,9 +60,8 @@ async def test_bad_receivers_do_not_hold_up_a_good_one_and_are_given_up_at_a_sto
         lags = [r.at for r in good.requests]
         assert max(lags) - began_at <= took_s
 
-        stop.set()
         asked_at = monotonic()
-        await running
+        await end()
         assert monotonic() - asked_at < STOP_GRACE_S + 2
         assert await pool.fetchval("SELECT count(*) FROM deliveries WHERE leased_by IS NOT NULL") == 0
         for subscribed in bad[:2]:
