@@ -3,21 +3,30 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from time import monotonic
 from typing import Any, Final
 
+import asyncpg
 import httpx2
 import pytest
 
 from couponsvc.client import Answer, ApiClient, GrabClient
 from couponsvc.ledger.drainer import Drainer
+from couponsvc.outbox.relay import Relay
 from couponsvc.processes.api import run_api
-from couponsvc.programs.admission import create_development_credentials
+from couponsvc.programs import admission
+from couponsvc.programs.admission import (
+    CredentialRequest,
+    Kind,
+    NewCredential,
+    create_development_credentials,
+)
 from couponsvc.reconcile.check import check
 from couponsvc.reconcile.reconciler import Reconciler
 from couponsvc.settings import Settings
@@ -25,8 +34,18 @@ from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.signing import HmacKey
+from tests.conftest import emptied, migrated, no_task_left, settings_for
+from tests.servers import PostgresServer, RedisServer
 
 READY_S: Final = 20.0
+STAGES: Final[dict[str, type[Drainer | Reconciler | Relay]]] = {
+    "drain": Drainer,
+    "drain2": Drainer,
+    "reconcile": Reconciler,
+    "relay": Relay,
+}
+PROCESSES: Final = ("drain", "reconcile", "api")
+"""What runs at the beginning of each test."""
 _numbers = count(1)
 
 
@@ -40,7 +59,7 @@ async def wait_until(claim: Callable[[], Awaitable[bool]], what: str, timeout_s:
 
 @dataclass
 class Service:
-    """What a test may do: define drops, grab as bank-a, run or stop a process, check the books."""
+    """What a test may do: define drops, grab as its partner, run or stop a process, check the books."""
 
     settings: Settings
     url: str
@@ -88,11 +107,13 @@ class Service:
         opens_in_s: float = -60,
         closes_in_s: float = 3600,
         wait: bool = True,
-        partners: Sequence[str] = ("bank-a",),
+        partners: Sequence[str] | None = None,
     ) -> str:
-        """A new drop of program `test`; waits until the gate has it."""
+        """A new drop of program `test`, of the test's partner; waits until the gate has it."""
         drop_id = f"drop-{next(_numbers)}"
         now = datetime.now(UTC)
+        if partners is None:
+            partners = [self.credentials["partner"]["partner_id"]]
         await self.operate(
             "PUT",
             f"/v1/drops/{drop_id}",
@@ -103,7 +124,9 @@ class Service:
                 "per_person_limit": limit,
                 "opens_at": (now + timedelta(seconds=opens_in_s)).isoformat(),
                 "closes_at": (now + timedelta(seconds=closes_in_s)).isoformat(),
-                "partners": list(partners),
+                "partners": [self.credentials["partner"]["partner_id"]]
+                if partners is None
+                else list(partners),
             },
         )
         if wait:
@@ -147,7 +170,7 @@ class Service:
             await pool.close()
 
     async def start(self, name: str) -> None:
-        """Run a process of the service: `drain`, `drain2`, `reconcile` or `api`."""
+        """Run a process of the service: `drain`, `drain2`, `reconcile`, `relay` or `api`."""
         stop = asyncio.Event()
         self.running[name] = (stop, asyncio.create_task(self._run(name, stop), name=name))
 
@@ -155,7 +178,7 @@ class Service:
         if name.startswith("api"):
             await run_api(self.settings, stop)
             return
-        stage = await (Drainer if name.startswith("drain") else Reconciler).open(self.settings)
+        stage = await STAGES[name].open(self.settings)
         try:
             await stage.run(stop)
         finally:
@@ -166,6 +189,21 @@ class Service:
         stop.set()
         await asyncio.wait_for(task, READY_S)
 
+    async def run_exactly(self, names: Collection[str]) -> None:
+        """Start what does not run, stop what should not, and wait until the service is ready."""
+        for name in [name for name in names if name not in self.running]:
+            await self.start(name)
+        for name in [name for name in self.running if name not in names]:
+            await self.stop(name)
+        if "api" in names:
+            await wait_until(self.ready, "the service is ready")
+
+    async def ready(self) -> bool:
+        with contextlib.suppress(Exception):
+            await self.operate("GET", "/readyz")
+            return True
+        return False
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -173,32 +211,80 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-async def service(settings: Settings) -> AsyncIterator[Service]:
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Service]:
     """A running service with one API process, one drainer, one reconciler."""
     port = free_port()
     settings = settings.model_copy(update={"port": port})
     pool = await open_pool(settings.postgres_dsn.get_secret_value())
-    credentials = await create_development_credentials(
-        pool, MasterKey.from_base64(settings.master_key.get_secret_value())
-    )
+    credentials = await create_development_credentials(pool, master_key_of(settings))
     await pool.close()
     assert credentials is not None
     url = f"http://127.0.0.1:{port}"
     operator = ApiClient(url, credentials["operator"]["token"])
     running = Service(settings, url, credentials, operator)
-    for name in ("drain", "reconcile", "api"):
-        await running.start(name)
-
-    async def ready() -> bool:
-        with contextlib.suppress(Exception):
-            await running.operate("GET", "/readyz")
-            return True
-        return False
-
-    await wait_until(ready, "the service is ready")
+    await running.run_exactly(PROCESSES)
     await running.define_program()
     yield running
-    for name in list(running.running):
-        await running.stop(name)
+    await running.run_exactly(())
     operator.close()
+
+
+@pytest.fixture(scope="module")
+def changes() -> dict[str, Any]:
+    """Settings that differ for the services of a file."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+async def shared_service(
+    redis_server: RedisServer, postgres_server: PostgresServer, changes: dict[str, Any]
+) -> AsyncIterator[Service]:
+    """The service of all tests of a file, which takes a second to start; see `service`."""
+    async with no_task_left(), migrated(postgres_server) as database:
+        with emptied(redis_server) as redis_url:
+            settings = settings_for(redis_url, database).model_copy(update=changes)
+            async with serving(settings) as running:
+                yield running
+
+
+@pytest.fixture
+async def service(shared_service: Service) -> AsyncIterator[Service]:
+    """A running service, and a partner that only this test knows: its numbers and drops are its own."""
+    partner_id = f"bank-{next(_numbers)}"
+    pool = await open_pool(shared_service.settings.postgres_dsn.get_secret_value())
+    partner = await admit(pool, shared_service.settings, partner_id)
+    await pool.close()
+    yield dataclasses.replace(shared_service, credentials={**shared_service.credentials, "partner": partner})
+    await shared_service.run_exactly(PROCESSES)
+
+
+async def admit(pool: "asyncpg.Pool[asyncpg.Record]", settings: Settings, partner_id: str) -> dict[str, str]:
+    """A new partner's entry of credentials.json."""
+    await admission.create_partner(pool, "test", partner_id, partner_id)
+
+    async def key(kind: Kind) -> NewCredential:
+        request = CredentialRequest("partner", kind, partner_id)
+        return await admission.create_key(pool, master_key_of(settings), "test", request)
+
+    signing, bearer = await key("hmac-sha256"), await key("bearer")
+    return {
+        "partner_id": partner_id,
+        "key_id": signing.key_id,
+        "secret": signing.secret or "",
+        "token": bearer.token or "",
+    }
+
+
+def master_key_of(settings: Settings) -> MasterKey:
+    return MasterKey.from_base64(settings.master_key.get_secret_value())
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_left_behind(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """The tasks of a service come and go over the tests of its file; `shared_service` checks at the end."""
+    if "shared_service" in request.fixturenames:
+        yield
+        return
+    async with no_task_left():
+        yield

@@ -1,7 +1,6 @@
 """However a grab's bytes arrive, it gets the same answer: whole, in pieces, pipelined, or beside others."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.flow.conftest import Service, wait_until
+from tests.flow.conftest import PROCESSES, Service
 
 _numbers = count(1)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -151,15 +150,7 @@ async def test_a_connection_is_closed_after_its_idle_time_and_not_before(
     drop_id = await service.drop(5)
     await service.stop("api")
     monkeypatch.setattr("couponsvc.processes.api.KEEP_ALIVE_S", 2)
-    await service.start("api")
-
-    async def ready() -> bool:
-        with contextlib.suppress(Exception):
-            await service.operate("GET", "/readyz")
-            return True
-        return False
-
-    await wait_until(ready, "the service is ready")
+    await service.run_exactly(PROCESSES)
     async with connection(service) as (reader, writer):
         for person in range(3):  # in all longer than the idle time, each pause shorter
             writer.write(grab(service, drop_id, f"p-{person}"))
@@ -170,3 +161,4 @@ async def test_a_connection_is_closed_after_its_idle_time_and_not_before(
         writer.write(grab(service, drop_id, "p-4"))
         assert (await answer(reader))[0] == 201
         assert await asyncio.wait_for(reader.read(), 5) == b""
+    await service.stop("api")  # so that the next test has one with the usual idle time

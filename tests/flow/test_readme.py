@@ -21,8 +21,9 @@ EXAMPLE = README.parent / "examples" / "first-steps.yaml"
     shutil.which("curl") is None or shutil.which("openssl") is None, reason="curl or openssl is not installed"
 )
 async def test_the_signed_request_of_the_readme_gets_its_voucher_and_gets_it_again(
-    service: Service, tmp_path: Path
+    shared_service: Service, tmp_path: Path
 ) -> None:
+    service = shared_service  # with the partner that the example names
     credentials = tmp_path / "credentials.json"
     credentials.write_text(json.dumps(service.credentials))
     await run(

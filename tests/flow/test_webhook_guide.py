@@ -5,14 +5,13 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
 from couponsvc.client import EVENT_TYPES, ApiRefused, AsyncPartnerClient, Event, WebhookVerifier
 from couponsvc.client.requests import Request, read_request
-from couponsvc.outbox.relay import Relay
-from couponsvc.settings import Settings
 from tests.flow.conftest import Service, wait_until
 from tests.flow.webhook_guide import GUIDE, OTHER, Receiver, block, receiving, shell
 from tests.integration.scripted_server import Script, answer, says, scripted
@@ -20,26 +19,17 @@ from tests.integration.scripted_server import Script, answer, says, scripted
 ISSUED, SOLD_OUT = "couponsvc.voucher.issued.v1", "couponsvc.drop.sold_out.v1"
 
 
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
+@pytest.fixture(scope="module")
+def changes() -> dict[str, Any]:
     """Deliveries may go to this machine."""
-    return settings.model_copy(update={"webhook_allow_private": True})
+    return {"webhook_allow_private": True}
 
 
 @pytest.fixture
-async def telling(service: Service) -> AsyncIterator[Service]:
+async def telling(service: Service) -> Service:
     """The service with a relay."""
-
-    async def run(stop: asyncio.Event) -> None:
-        relay = await Relay.open(service.settings)
-        try:
-            await relay.run(stop)
-        finally:
-            await relay.close()
-
-    stop = asyncio.Event()
-    service.running["relay"] = (stop, asyncio.create_task(run(stop), name="relay"))
-    yield service  # noqa: PT022 - `service` stops what runs
+    await service.start("relay")
+    return service
 
 
 @pytest.fixture
@@ -187,7 +177,7 @@ def test_the_webhook_that_is_shown_was_signed_with_the_secret_that_is_shown() ->
 
 
 async def test_every_type_says_what_the_guide_lists(telling: Service, bank: AsyncPartnerClient) -> None:
-    await telling.drop(1, closes_in_s=2, wait=False)
+    await telling.drop(1, closes_in_s=1, wait=False)
     drop_id, closed = await telling.drop(2), await telling.drop(5)
     for action in ("pause", "resume", "close"):
         await telling.operate("POST", f"/v1/drops/{closed}/{action}")
