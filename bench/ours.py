@@ -120,7 +120,7 @@ class OurRow(Row):
         wrong += judge_ledger(self._service.ledger(self.drop_id), should["issued"])
         untold = await self._service.untold(self.drop_id)
         if untold:
-            wrong.append(f"the outbox is off by {untold} vouchers")
+            wrong.append(f"outbox and events are off by {untold} vouchers")
         return wrong
 
     def _issued_in_all(self) -> int:

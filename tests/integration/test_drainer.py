@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -14,11 +15,13 @@ from couponsvc import limits
 from couponsvc.ledger.commit import Committer
 from couponsvc.ledger.drainer import DrainCounts, Drainer
 from couponsvc.ledger.inbox import in_commits
+from couponsvc.outbox.sequencing import Sequencer
 from couponsvc.settings import Settings
 from couponsvc.values import keys, wire
 from couponsvc.values.drop import Drop
 from couponsvc.values.grab import Grab
 from couponsvc.values.outcome import Outcome, Verdict
+from tests.integration.outbox_scene import admit, number_all, prepare
 from tests.ledgers import SHARD, Scene, entry, grant, listening
 from tests.servers import PostgresServer, RedisServer
 
@@ -232,6 +235,27 @@ async def test_two_drainers_share_a_stream(scene: Scene) -> None:
         await wait_until(lambda: drained(scene), "everything was drained")
     assert await scene.pool.fetchval("SELECT issued FROM drops") == 400
     await scene.check_drained(drop)
+
+
+async def test_while_a_relay_numbers_what_is_committed_the_ledger_is_whole_at_any_moment(
+    scene: Scene,
+) -> None:
+    drop = await scene.add_drop(quantity=600)
+    await prepare(scene.pool, datetime.now(UTC))
+    await admit(scene.pool, drop, "bank-a", "bank-b")
+    for n in range(30):
+        await scene.grab(*crowd(drop, 20, f"w{n}"))
+    sequencer = Sequencer(scene.pool)
+    async with running(scene, count=2):
+        while not await drained(scene):
+            await sequencer.run_once(datetime.now(UTC))
+            await scene.check_ledger()
+    await number_all(scene.pool, datetime.now(UTC))
+    await scene.check_drained(drop)
+    assert await scene.pool.fetchval("SELECT count(*) FROM outbox") == 0
+    await scene.pool.execute("UPDATE drop_tellings SET told_seq = told_seq - 1")
+    with pytest.raises(AssertionError):
+        await scene.check_ledger()
 
 
 async def test_a_lost_group_is_made_anew_and_nothing_is_skipped(scene: Scene) -> None:

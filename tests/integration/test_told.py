@@ -5,6 +5,7 @@ import json
 
 import asyncpg
 import pytest
+from bench.service import UNTOLD
 
 from couponsvc.outbox.sequencing import Sequencer
 from couponsvc.reconcile.judging import Finding, Kind
@@ -92,6 +93,31 @@ async def test_a_planted_fault_is_found(pool: "Pool[asyncpg.Record]", drop: Drop
     findings = await found(pool, drop)
     assert {finding.kind for finding in findings} == {Kind.OUTBOX}
     assert all(finding.amount > 0 for finding in findings)
+
+
+async def test_the_benches_ask_in_words_of_their_own_and_find_the_same(
+    pool: "Pool[asyncpg.Record]", drop: Drop
+) -> None:
+    assert await pool.fetchval(UNTOLD, drop.drop_id) == 0
+    for damage in (
+        "DELETE FROM outbox WHERE first_seq = 7",
+        "DELETE FROM outbox WHERE first_seq = 9",
+        "UPDATE outbox SET last_seq = 9 WHERE first_seq = 7",
+        "UPDATE outbox SET first_seq = 8, last_seq = 9 WHERE first_seq = 7",
+        "INSERT INTO outbox (type, drop_no, first_seq, last_seq) VALUES ('voucher.issued', 1, 4, 6)",
+        "UPDATE drop_tellings SET told_seq = 8",
+        "DELETE FROM drop_tellings",
+        "WITH told AS (UPDATE drop_tellings SET told_seq = 9) DELETE FROM outbox",
+        "DELETE FROM events WHERE first_seq = 1",
+    ):
+        async with pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.execute(damage)
+            assert await connection.fetchval(UNTOLD, drop.drop_id) > 0, damage
+            await transaction.rollback()
+    await number_all(pool)
+    assert await pool.fetchval(UNTOLD, drop.drop_id) == 0
 
 
 async def test_where_old_events_were_dropped_the_kept_ones_are_held_against_themselves(
