@@ -14,6 +14,7 @@ from couponsvc import limits
 from couponsvc.outbox import retries, settling
 from couponsvc.outbox.leasing import Pool
 from couponsvc.outbox.relay import RelayCounts
+from couponsvc.outbox.sequencing import Sequencer
 from couponsvc.settings import Settings
 from couponsvc.support import metrics
 from couponsvc.support.webhook_signature import new_secret
@@ -24,6 +25,9 @@ from tests.receivers import Received, Receiver, attempts, queue, subscribe, subs
 from tests.relays import Clock, at_work, opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
+WAITS_FOR_A_LOCK = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 async def test_an_event_arrives_signed_and_leaves_the_queue(settings: Settings, pool: Pool) -> None:
@@ -128,6 +132,34 @@ async def test_410_disables_the_subscription_and_parks_its_queue(settings: Setti
         await issue(pool, drop, 1)
         assert (await relay.run_once()).queued == 0
         assert len(receiver.requests) == counts.failed
+
+
+async def test_what_is_queued_while_410_disables_the_subscription_is_parked_by_the_next_sweep(
+    settings: Settings, pool: Pool
+) -> None:
+    """Its sequencer saw a live subscription and commits after the queue was parked."""
+    drop = await make_drop(pool, quantity=10)
+    clock = Clock()
+    async with Receiver(status=410).listening() as receiver, opened(settings, clock) as relay:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        await issue(pool, drop, 1)
+        await Sequencer(pool).run_once(clock())
+        await issue(pool, drop, 1)
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE drop_tellings IN EXCLUSIVE MODE")
+            turn = asyncio.create_task(Sequencer(pool).run_once(clock()))
+            async with asyncio.timeout(5):
+                while not await pool.fetchval(WAITS_FOR_A_LOCK):
+                    await asyncio.sleep(0.01)
+            assert (await relay.run_once()).failed == 1
+        assert (await turn).deliveries == 1
+        assert (await subscription(pool, subscribed.subscription_no))["disabled_at"] == clock.moment
+        rows = await queue(pool, subscribed.subscription_no)
+        assert [row["parked_because"] for row in rows] == ["the receiver answered 410", None]
+        assert (await relay.run_once()).parked == 1
+        rows = await queue(pool, subscribed.subscription_no)
+        assert [row["parked_because"] for row in rows] == ["the receiver answered 410"] * 2
+        assert len(receiver.requests) == 1
 
 
 async def test_a_failing_endpoint_is_probed_one_by_one_and_ever_more_rarely(
