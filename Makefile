@@ -18,6 +18,9 @@ BRIEFLY := awk '/^Collecting /      {printf " %s", $$2; fflush(); any = 1} \
 # pytest workers for the fast set; each has its own Redis and Postgres.
 WORKERS ?= 2
 
+# Tests start some hundred processes and each pytest worker reads every test: compiled once, not every time.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
+
 .PHONY: help demo demo-partner up load test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
@@ -44,11 +47,11 @@ test: test-fast test-faults ## pass every test
 
 test-fast: $(DEV_READY) ## pass the tests that kill nothing, in parallel
 	@echo "== fast tests ($(WORKERS) workers)"
-	@$(BIN)/pytest -n $(WORKERS) -m "not faults" --durations 5
+	@$(PYTEST) -n $(WORKERS) -m "not faults" --durations 5
 
 test-faults: $(DEV_READY) ## pass the slow tests: real processes killed, paused, flooded; broken doubles
 	@echo "== fault tests"
-	@$(BIN)/pytest -m faults --durations 5
+	@$(PYTEST) -m faults --durations 5
 
 lint: $(DEV_READY) ## check style and formatting of Python
 	@echo "== ruff"
