@@ -79,7 +79,7 @@ async def read_events(  # noqa: PLR0917 - FastAPI names them
         models.DIGITS,
     ] = 0,
 ) -> Response:
-    """Every event once, in the order of commits, without gaps: keep `next` with what you made of the page.
+    """Every event once, each drop's in the order of commits: keep `next` with what you made of the page.
 
     `next` is always there; ask again with it as `after`. Events are the same as those of webhooks, byte
     for byte. A page may be shorter than `limit` although there are more.

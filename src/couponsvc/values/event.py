@@ -1,7 +1,7 @@
 """Events: what partners hear of, and how the things they are about are named.
 
 An event is a CloudEvent 1.0. Its `id` is `evt_<event_no>`; `event_no` counts all events of an
-installation in the order of their commits, without gaps. An event belongs to one partner.
+installation without gaps, each drop's in the order of its commits. An event belongs to one partner.
 """
 
 import enum
