@@ -27,11 +27,18 @@ from couponsvc.api.problems import CATALOGUE
 from couponsvc.ledger.drainer import Drainer
 from couponsvc.processes.api import run_api
 from couponsvc.settings import Settings
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from tests.conftest import emptied, migrated, no_task_left, settings_for
 from tests.integration.house import House
+from tests.servers import PostgresServer, RedisServer
 
-CASES_PER_OPERATION = 12
 EXPLORE = "COUPONSVC_FUZZ" in os.environ
-"""Set it to send other requests in each run; else each sends the same, so that a failure can be repeated."""
+"""Set it to send more and other requests in each run.
+
+Else each sends the same, so that a failure can be repeated.
+"""
+CASES_PER_OPERATION = 24 if EXPLORE else 5
 EXPECTED = {
     schemathesis.GenerationMode.POSITIVE: {200, 201, 404},
     schemathesis.GenerationMode.NEGATIVE: {404, 422},
@@ -56,8 +63,21 @@ class Served:
     document: dict[str, Any]
 
 
-@pytest.fixture
-async def served(
+@pytest.fixture(scope="module")
+async def served(redis_server: RedisServer, postgres_server: PostgresServer) -> AsyncIterator[Served]:
+    """One for all: they add to what is there, and ask for nothing that another could have taken."""
+    async with no_task_left(), migrated(postgres_server) as database:
+        pool = await open_pool(database)
+        with emptied(redis_server) as redis_url:
+            redis = open_redis(redis_url)
+            async with serving(settings_for(redis_url, database), pool, redis) as served:
+                yield served
+            await redis.aclose()
+        pool.terminate()
+
+
+@contextlib.asynccontextmanager
+async def serving(
     settings: Settings, pool: "asyncpg.Pool[asyncpg.Record]", redis: Redis
 ) -> AsyncIterator[Served]:
     settings = settings.model_copy(
@@ -77,6 +97,11 @@ async def served(
             stop.set()
             await asyncio.gather(*tasks)
             await drainer.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_task_left_behind() -> None:
+    """Tasks of the service come and go over the tests; `served` checks at the end."""
 
 
 def free_port() -> int:
