@@ -1,13 +1,15 @@
 """A ledger without a service: vouchers and outbox rows as drainers leave them, and relays beside it.
 
 Nothing but relays, Postgres and receivers runs, so what they cost is theirs alone. Vouchers are written
-beforehand; their outbox rows are released at once, and the relay finds a backlog.
+beforehand; their outbox rows are released at once, and the relay finds a backlog. It merges the commits
+of a drop that one turn finds, so a backlog is of as many drops as a turn takes rows, one of each in turn:
+then a commit is an event, and what an event of so many vouchers costs is what is measured.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import time
@@ -18,6 +20,7 @@ import asyncpg
 from bench.cpu import read_cpu
 from bench.events.receiving import Received, Receiver, WrongDeliveries
 from bench.events.subscribed import TYPES
+from couponsvc import limits
 from couponsvc.engines.account import Account
 from couponsvc.engines.place import make_data_dir
 from couponsvc.engines.postgres import EmbeddedPostgres
@@ -41,25 +44,34 @@ NO_REDIS: Final = "redis://127.0.0.1:1/0"
 """A relay talks to Postgres only."""
 
 _ADD_PARTNER = "INSERT INTO partners (partner_id, name) VALUES ($1, $1) RETURNING partner_no"
-_ADD_DROP = """
-INSERT INTO drops (drop_id, program_no, template_id, quantity, per_person_limit, opens_at, closes_at,
-                   face_value_fen, min_spend_fen, valid_for_ms, issued)
-SELECT $1, program_no, template_id, $2::int + 1, 1, now() - interval '1 hour', now() + interval '9 hours',
-       face_value_fen, min_spend_fen, valid_for_ms, $2::int
-FROM templates RETURNING drop_no
+_ADD_DROPS = """
+WITH made AS (
+  INSERT INTO drops (drop_id, program_no, template_id, quantity, per_person_limit, opens_at, closes_at,
+                     face_value_fen, min_spend_fen, valid_for_ms, issued)
+  SELECT $1 || '-' || n, program_no, template_id, $2::int + 1, 1, now() - interval '1 hour',
+         now() + interval '9 hours', face_value_fen, min_spend_fen, valid_for_ms, $2::int
+  FROM templates, generate_series(1, $3::int) AS n
+  RETURNING drop_no
+), admitted AS (
+  INSERT INTO drop_partners (drop_no, partner_no) SELECT drop_no, $4::int FROM made
+)
+SELECT array_agg(drop_no ORDER BY drop_no) FROM made
 """
-_ADMIT = "INSERT INTO drop_partners (drop_no, partner_no) VALUES ($1, $2)"
 _ADD_VOUCHERS = """
 INSERT INTO vouchers (drop_no, seq, partner_no, ordinal, issued_at, person_token, out_request_no, code,
                       channel, region)
-SELECT $1::int, seq, $2, 1, $4, 'p-' || substr(md5(seq || '-' || $1::int), 1, 16),
-       md5($1::int || '-' || seq), upper(substr(md5(seq::text), 1, 13)), 'app', '370200'
-FROM generate_series(1, $3::int) AS seq
+SELECT drop_no, seq, $2, 1, $4, 'p-' || substr(md5(seq || '-' || drop_no), 1, 16),
+       md5(drop_no || '-' || seq), upper(substr(md5(seq::text), 1, 13)), 'app', '370200'
+FROM unnest($1::int[]) AS drop_no, generate_series(1, $3::int) AS seq
 """
 _RELEASE = """
 INSERT INTO outbox (type, drop_no, first_seq, last_seq, occurred_at)
-SELECT 'voucher.issued', $1::int, first_seq, least(first_seq + $3::int - 1, $2::int), now()
-FROM generate_series(1, $2::int, $3::int) AS first_seq
+SELECT 'voucher.issued', drop_no, first_seq, first_seq + $3::int - 1, now()
+FROM unnest($1::int[]) AS drop_no, generate_series(1, $2::int, $3::int) AS first_seq
+ORDER BY first_seq, drop_no
+"""
+_OPENED = """
+SELECT count(*) = cardinality($1::int[]) FROM drop_tellings WHERE drop_no = ANY ($1::int[]) AND opened_told
 """
 
 
@@ -94,7 +106,7 @@ class BenchLedger:
         self.pool: Final = pool
         self._postgres_pid: Final = postgres_pid
         self.partner_no = 0
-        self._drops_count = 0
+        self._backlogs_count = 0
 
     async def prepare(self) -> None:
         """Define a program, a template, a partner."""
@@ -112,23 +124,35 @@ class BenchLedger:
     async def drain(self, well: Receiver, *, vouchers: int, per_event: int, relays: int = 1) -> Drained:
         """Write vouchers, start relays, release the vouchers' outbox rows, wait until all was received.
 
+        Args:
+            well: Who receives them.
+            vouchers: How many; as many events in every drop, all of them of the size asked for.
+            per_event: Vouchers that each event tells of.
+            relays: How many share the work.
+
         Raises:
-            WrongDeliveries: not every voucher came once.
+            WrongDeliveries: not every voucher came once, or events are of another size.
             TimeoutError: they do not come.
         """
-        drop_no = await self._issue(vouchers)
+        events = vouchers // per_event
+        drops = min(events, limits.SEQUENCE_TURN_MAX_COUNT)
+        assert drops * (events // drops) * per_event == vouchers, "every drop has as many events"
+        drop_nos = await self._issue(drops, vouchers // drops)
         async with AsyncExitStack() as stack:
             pids = [await stack.enter_async_context(relay(self.dsn)) for _ in range(relays)]
             await asyncio.sleep(IDLE_S)
+            await self._until(lambda: self.pool.fetchval(_OPENED, drop_nos))
             await well.report()
             roots = {"relay": pids, "postgres": [self._postgres_pid], "receiver": [well.pid]}
             before, began_s = read_cpu(roots), time()
-            await self.pool.execute(_RELEASE, drop_no, vouchers, per_event)
-            await self._heard(well, vouchers)
+            await self.pool.execute(_RELEASE, drop_nos, vouchers // drops, per_event)
+            await self._until(lambda: _has(well, vouchers))
             used = {kind: us - before[kind] for kind, us in read_cpu(roots).items()}
         received = await well.report()
-        if received.vouchers != vouchers or received.missing:
-            raise WrongDeliveries(f"{vouchers} vouchers were issued; received: {received}")
+        if (received.events, received.vouchers, received.missing) != (events, vouchers, 0):
+            raise WrongDeliveries(
+                f"{vouchers} vouchers were issued in events of {per_event}; received: {received}"
+            )
         seconds = received.last_s - began_s
         return Drained(
             events_per_s=received.events / seconds,
@@ -139,21 +163,28 @@ class BenchLedger:
             received=received,
         )
 
-    async def _issue(self, vouchers: int) -> int:
-        self._drops_count += 1
-        drop_no: int = await self.pool.fetchval(_ADD_DROP, f"drop-{self._drops_count}", vouchers)
-        await self.pool.execute(_ADMIT, drop_no, self.partner_no)
+    async def _issue(self, drops: int, vouchers: int) -> list[int]:
+        """So many drops with so many vouchers each; their numbers."""
+        self._backlogs_count += 1
+        drop_nos: list[int] = await self.pool.fetchval(
+            _ADD_DROPS, f"backlog-{self._backlogs_count}", vouchers, drops, self.partner_no
+        )
         moment = await self.pool.fetchval("SELECT date_trunc('milliseconds', now())")
-        await self.pool.execute(_ADD_VOUCHERS, drop_no, self.partner_no, vouchers, moment)
+        await self.pool.execute(_ADD_VOUCHERS, drop_nos, self.partner_no, vouchers, moment)
         await self.pool.execute("VACUUM ANALYZE vouchers")
-        return drop_no
+        return drop_nos
 
-    async def _heard(self, well: Receiver, vouchers: int) -> None:
+    @staticmethod
+    async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                if await well.count() >= vouchers:
+                if await holds():
                     return
                 await asyncio.sleep(POLL_S)
+
+
+async def _has(well: Receiver, vouchers: int) -> bool:
+    return await well.count() >= vouchers
 
 
 @asynccontextmanager

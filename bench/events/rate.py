@@ -8,7 +8,7 @@ from bench.events.receiving import receiver
 from bench.place import run_directory
 from bench.targets import Say
 
-BACKLOGS: Final = ((1, 4_000), (100, 150_000), (500, 300_000))
+BACKLOGS: Final = ((1, 4_000), (100, 150_000), (500, 250_000))
 """Vouchers per event, vouchers in all: some seconds each."""
 RELAY_TARGET_US: Final = 8.0
 """CPU of the relay per voucher, in full events, HTTP included."""
