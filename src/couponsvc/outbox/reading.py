@@ -1,7 +1,7 @@
 """Reads events and writes their documents."""
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Final
 
@@ -10,7 +10,15 @@ import msgspec
 
 from couponsvc import limits
 from couponsvc.outbox.partitions import EVENTS_PER_PARTITION_COUNT
-from couponsvc.outbox.rendering import drop_data, render_event, render_vouchers, voucher_count, vouchers_data
+from couponsvc.outbox.rendering import (
+    SEPARATOR,
+    drop_data,
+    one_by_one,
+    render_event,
+    render_vouchers,
+    voucher_count,
+    vouchers_data,
+)
 from couponsvc.support import logs
 from couponsvc.support.sql import Queries
 from couponsvc.values.drop import VoucherTerms
@@ -119,7 +127,11 @@ def _vouchers(rows: Sequence[asyncpg.Record]) -> str:
     row = rows[0]
     terms = VoucherTerms(row["face_value_fen"], row["min_spend_fen"], row["valid_for_ms"])
     receipt = Receipt(row["drop_no"], row["drop_id"], terms)
-    return vouchers_data(
-        row["drop_id"],
-        [render_vouchers(receipt, of_moment["issued_ms"], of_moment["vouchers"]) for of_moment in rows],
-    )
+    texts = [(of_moment["issued_ms"], of_moment["vouchers"]) for of_moment in rows]
+    if any(after["first_seq"] < before["last_seq"] for before, after in pairwise(rows)):
+        # A clock that was set back came past the same millisecond again, in a later commit.
+        texts = sorted(
+            ((issued_ms, one) for issued_ms, joined in texts for one in one_by_one(joined)),
+            key=lambda text: int(text[1].partition(SEPARATOR)[0]),
+        )
+    return vouchers_data(row["drop_id"], [render_vouchers(receipt, *text) for text in texts])

@@ -87,6 +87,12 @@ def voucher_count(joined: str | None) -> int:
     return 0 if joined is None else (joined.count(SEPARATOR) + 1) // VALUES_PER_VOUCHER_COUNT
 
 
+def one_by_one(joined: str) -> list[str]:
+    """A text of vouchers as a text for each."""
+    values = iter(joined.split(SEPARATOR))
+    return [SEPARATOR.join(voucher) for voucher in zip(values, values, values, values, strict=True)]
+
+
 def render_vouchers(receipt: Receipt, issued_ms: int, joined: str) -> str:
     """Write vouchers of one drop and one moment, joined by commas; each as `Receipt.render` does.
 

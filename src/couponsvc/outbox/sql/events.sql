@@ -8,13 +8,14 @@ SELECT
   e.event_no, e.partner_no, e.drop_no, e.sequence, e.type, e.voucher_count, e.data, p.partner_id, d.drop_id,
   d.face_value_fen, d.min_spend_fen, d.valid_for_ms,
   (extract(epoch FROM e.occurred_at) * 1000)::bigint AS occurred_ms,
-  (extract(epoch FROM v.issued_at) * 1000)::bigint AS issued_ms, v.vouchers
+  (extract(epoch FROM v.issued_at) * 1000)::bigint AS issued_ms, v.vouchers,
+  v.first_seq, v.last_seq
 FROM events e
 JOIN partners p USING (partner_no)
 LEFT JOIN drops d USING (drop_no)
 LEFT JOIN LATERAL (
   SELECT
-    issued_at, min(seq) AS first_seq,
+    issued_at, min(seq) AS first_seq, max(seq) AS last_seq,
     string_agg(
       concat_ws(U&'\001F', seq, code, person_token, out_request_no), U&'\001F' ORDER BY seq
     ) AS vouchers
