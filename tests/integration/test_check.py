@@ -81,13 +81,16 @@ async def test_damage_in_postgres_is_drift(
 
 
 async def test_what_a_relay_took_out_of_the_outbox_is_counted_as_told(
-    pool: "Pool[asyncpg.Record]", redis: Redis, sold: Drop
+    pool: "Pool[asyncpg.Record]", redis: Redis, sold: Drop, drainer: Drainer
 ) -> None:
     await prepare(pool)
     await number_all(pool)
+    await grab(redis, sold, "d")
+    await drainer.run_once()
+    await number_all(pool)
     [line] = await check(pool, redis)
-    assert (line.issued, line.drift) == (3, 0)
-    await pool.execute("DELETE FROM events WHERE drop_no = $1 AND first_seq = 3", sold.drop_no)
+    assert (line.issued, line.drift) == (4, 0)
+    await pool.execute("DELETE FROM events WHERE drop_no = $1 AND first_seq = 4", sold.drop_no)
     [line] = await check(pool, redis)
     assert {finding.kind for finding in line.findings} == {Kind.OUTBOX}
     assert line.drift == 1
