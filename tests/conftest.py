@@ -30,11 +30,11 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+async def postgres_server() -> AsyncIterator[PostgresServer]:
     with short_directory() as data_dir:
         server = PostgresServer(data_dir)
         yield server
-        server.engine.stop()
+        await server.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -189,7 +189,7 @@ def say_what_a_schema_cannot(case: "schemathesis.Case[Any]") -> None:
         case.body["from"] = "2026-10-01T10:00:00+08:00"
         case.body["to"] = "2026-10-01t12:30:00.5z"
     if "url" in case.body:
-        case.body["url"] = f"http://127.0.0.1:9999/{len(case.body['url'])}"
+        case.body["url"] = f"http://127.0.0.1:9999/{len(str(case.body['url']))}"
 
 
 def name_what_exists(names: Any) -> None:
