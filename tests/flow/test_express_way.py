@@ -149,13 +149,13 @@ async def test_a_connection_is_closed_after_its_idle_time_and_not_before(
 ) -> None:
     drop_id = await service.drop(5)
     await service.stop("api")
-    monkeypatch.setattr("couponsvc.processes.api.KEEP_ALIVE_S", 2)
+    monkeypatch.setattr("couponsvc.processes.api.KEEP_ALIVE_S", 1)
     await service.run_exactly(PROCESSES)
     async with connection(service) as (reader, writer):
         for person in range(3):  # in all longer than the idle time, each pause shorter
             writer.write(grab(service, drop_id, f"p-{person}"))
             assert (await answer(reader))[0] == 201
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(0.4)
         writer.write(grab(service, drop_id, "p-0", "", "TE: trailers"))  # past the express way
         assert (await answer(reader))[0] == 409
         writer.write(grab(service, drop_id, "p-4"))

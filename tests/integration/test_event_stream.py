@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
-from couponsvc.api import event_stream
+from couponsvc.api import auth, event_stream
 from couponsvc.processes.api import GRACE_S, run_api
 from couponsvc.programs import admission
 from couponsvc.programs.admission import CredentialRequest
@@ -46,7 +46,7 @@ class Served:
         if last_event_id is not None:
             headers["last-event-id"] = last_event_id
         async with (
-            httpx2.AsyncClient(trust_env=False, timeout=30) as client,
+            httpx2.AsyncClient(trust_env=False, verify=False, timeout=30) as client,
             client.stream("GET", f"{self.url}/v1/events/stream{query}", headers=headers) as answer,
         ):
             yield answer
@@ -54,8 +54,12 @@ class Served:
 
 @pytest.fixture
 async def served(
-    settings: Settings, pool: "asyncpg.Pool[asyncpg.Record]", redis: Redis
+    settings: Settings,
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Served]:
+    monkeypatch.setattr(auth, "REFRESH_EVERY_S", 0.4)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         settings = settings.model_copy(update={"port": probe.getsockname()[1]})
@@ -64,7 +68,7 @@ async def served(
     async with House.open(settings, pool, redis) as house:
         running = asyncio.create_task(run_api(settings, stop))
         url = f"http://127.0.0.1:{settings.port}"
-        async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(20):
+        async with httpx2.AsyncClient(trust_env=False, verify=False) as client, asyncio.timeout(20):
             while True:
                 with contextlib.suppress(httpx2.TransportError):
                     await client.get(f"{url}/livez")
@@ -88,7 +92,7 @@ async def take(answer: httpx2.Response, count: int) -> list[Told]:
 
 
 async def waiting_count(served: Served) -> float:
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
         text = (await client.get(f"{served.url}/metrics")).text
     lines = [line for line in text.splitlines() if line.startswith("couponsvc_feed_waiting ")]
     return float(lines[0].split()[1])
@@ -227,7 +231,7 @@ async def test_a_long_stream_is_no_slow_answer(served: Served) -> None:
 
 async def stream_seconds(served: Served) -> tuple[float, float]:
     """Sum and count of the times that streams took to be answered."""
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
         text = (await client.get(f"{served.url}/metrics")).text
     found = [0.0, 0.0]
     for line in text.splitlines():
@@ -318,7 +322,7 @@ async def test_fifty_streams_and_waits_end_within_the_grace(served: Served) -> N
 
     async def wait() -> None:
         headers = {"authorization": f"Bearer {house.tokens['bank-b']}"}
-        async with httpx2.AsyncClient(trust_env=False, timeout=30, headers=headers) as client:
+        async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=30, headers=headers) as client:
             answer = await client.get(f"{served.url}/v1/events?wait=20")
             ends.append(answer.json())
 

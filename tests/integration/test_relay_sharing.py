@@ -164,8 +164,9 @@ async def test_leases_of_a_dead_relay_are_free_at_once_and_of_a_living_one_when_
 
 
 async def test_a_number_that_was_lost_is_taken_again_and_others_are_given_time_to_do_so(
-    settings: Settings, pool: Pool
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(leasing, "RECONNECT_GRACE_S", 0.7)
     dsn = settings.postgres_dsn.get_secret_value()
     await pool.execute(
         "INSERT INTO deliveries (subscription_no, event_no, queued_at, due_at) VALUES (1, 1, now(), now())"
