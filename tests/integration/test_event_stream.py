@@ -203,6 +203,7 @@ async def test_a_stream_ends_with_its_key(served: Served) -> None:
             assert [item async for item in told(answer)] == []
 
 
+@pytest.mark.faults
 async def test_a_stream_goes_on_when_postgres_comes_back(
     served: Served, postgres_server: PostgresServer
 ) -> None:
@@ -248,6 +249,7 @@ async def test_problems_are_told_before_a_stream_begins(served: Served) -> None:
             assert code_of(answer) == code
 
 
+@pytest.mark.faults
 async def test_a_slow_reader_costs_a_page_and_a_stalled_one_is_cut_off(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ async def test_where_nobody_listens_opening_fails_soon_and_says_so() -> None:
         await sink.close()
 
 
+@pytest.mark.faults
 async def test_a_listener_that_keeps_silent_is_given_up() -> None:
     async def keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -6,6 +6,8 @@ import socket
 from collections.abc import AsyncIterator
 from time import monotonic
 
+import pytest
+
 from couponsvc.outbox import retries
 from couponsvc.outbox.leasing import Pool
 from couponsvc.outbox.relay import STOP_GRACE_S
@@ -27,6 +29,7 @@ async def refusing() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
 
 
+@pytest.mark.faults
 async def test_bad_receivers_do_not_hold_up_a_good_one_and_are_given_up_at_a_stop(
     settings: Settings, pool: Pool
 ) -> None:
