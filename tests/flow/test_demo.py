@@ -97,7 +97,7 @@ async def test_a_subscribed_partner_ends_with_our_ledger_though_it_and_the_relay
         async with demo(temporary, "--partner", "--kill") as process:
             code, said = await read_all(process)
         assert code == 0, said
-        assert re.search(r"the partner knows it all +│ kept: 80 vouchers in \d+ events", said), said
+        assert re.search(r"the partner knows it all +│ kept: 76 vouchers in \d+ events", said), said
         killed = re.search(r"killed: relay (\d+) times, partner (\d+)", said)
         assert killed, said
         assert int(killed[1]) + int(killed[2]) > 0
