@@ -24,6 +24,8 @@ from tests.integration.feed import Told, everything, issue, issue_apart, number,
 from tests.integration.house import House, code_of
 from tests.servers import PostgresServer
 
+pytestmark = pytest.mark.faults  # streams that are waited for by the second, a Postgres that is restarted
+
 SOON_S = 1.5
 """Coarse: a wake takes milliseconds, a lost one two seconds."""
 
