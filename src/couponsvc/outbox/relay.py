@@ -192,7 +192,9 @@ class Relay:
             self._wake.set()
         if counts.outbox_rows >= limits.SEQUENCE_TURN_MAX_COUNT:
             return 0.0
-        return limits.SEQUENCE_EVERY_MS / 1000 - (monotonic() - began_s)
+        rush = counts.outbox_rows >= limits.SEQUENCE_RUSH_COUNT
+        every_ms = limits.SEQUENCE_RUSH_EVERY_MS if rush else limits.SEQUENCE_EVERY_MS
+        return every_ms / 1000 - (monotonic() - began_s)
 
     async def _tend(self) -> float:
         await self._tend_partitions()
