@@ -1,6 +1,6 @@
 """Kafka as a sink, against the brokers that librdkafka brings for tests: the real protocol, no real log.
 
-Runs where `confluent-kafka` is installed; it is not among the extras.
+They come in `confluent-kafka`, which nothing else here uses.
 """
 
 import asyncio
@@ -16,8 +16,6 @@ from couponsvc.outbox.sinks import kafka
 from couponsvc.outbox.sinks.kafka import KafkaAccess, KafkaSink, record_of
 from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses
 from tests.brokers import event
-
-pytest.importorskip("confluent_kafka")
 
 TOPIC = "couponsvc.events"
 BROKERS = """
