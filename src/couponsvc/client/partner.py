@@ -2,6 +2,7 @@
 
 import inspect
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
 from types import TracebackType
@@ -60,7 +61,7 @@ def _described(call: C, steps: Callable[..., Steps[T]]) -> C:
     return call
 
 
-class _Signed:
+class _Signed(ABC):
     """What both clients know: where, who, and how patient."""
 
     def __init__(
@@ -104,8 +105,9 @@ class _Signed:
         """Make a client from what `read_credentials` read."""
         return cls(base_url, credentials.key_id, credentials.secret, retries=retries)
 
+    @abstractmethod
     def _open(self) -> None:
-        raise NotImplementedError
+        """Make the connections' pool."""
 
     def _options(self) -> dict[str, Any]:
         limits = httpx2.Limits(max_connections=self._connections_max_count, keepalive_expiry=KEEP_ALIVE_S)
