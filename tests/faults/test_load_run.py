@@ -35,7 +35,7 @@ operations:
   - {at_s: 4, drop: one, what: restock, stock_per_person: 0.05}
 mixture:
   - {share: 0.68, person: {kind: app, patience_s: 6}}
-  - {share: 0.15, person: {kind: hasty, timeout_min_ms: 1, timeout_max_ms: 20, pause_s: 0.1}}
+  - {share: 0.15, person: {kind: hasty, timeout_min_ms: 0.2, timeout_max_ms: 2, pause_s: 0.1}}
   - {share: 0.10, person: {kind: double, fingers_count: 4}}
   - {share: 0.03, person: {kind: script, early_s: 1, tries_max_count: 15}}
   - {share: 0.03, person: {kind: trickle, every_ms: 50, hold_s: 1}}
