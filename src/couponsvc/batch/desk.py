@@ -24,6 +24,7 @@ from couponsvc.batch.ticket import Tell, Ticket
 from couponsvc.batch.waiting import Flight, LookUp, WaitingRoom
 from couponsvc.gate.connection import GateClosed, ReplyLost, TakeDecision
 from couponsvc.gate.grabbing import OUTCOME_OF, Decision, grab_command
+from couponsvc.support.kill_points import kill_point
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys, wire
 from couponsvc.values.answer import Answer, AnswerKind
@@ -35,6 +36,9 @@ from couponsvc.values.outcome import Outcome
 log = structlog.get_logger("desk")
 
 _GRANTED: Final = ord(Outcome.GRANTED.value)
+_BEFORE_DECISION: Final = kill_point("gate.before_decision")
+_AFTER_DECISION: Final = kill_point("gate.after_decision")
+_BEFORE_ANSWER: Final = kill_point("gate.before_answer")
 LOST_FOR_S: Final = 0.5
 """How long after a lost reply a commit may still answer: longer than a drainer needs."""
 
@@ -174,14 +178,25 @@ class Desk:
         self._in_flight_count += 1
         began = perf_counter()
 
+        taken = False
+
         def take(told: Decision | GateClosed | ReplyLost) -> None:
+            nonlocal taken
+            if taken:  # it was given up below, and the line had it all the same
+                return
+            taken = True
             self._in_flight_count -= 1
             if isinstance(told, Decision):
                 metrics.decided(len(tickets), perf_counter() - began)
             self._read(flight, told)
             self._dispatch()
 
-        self._gate.decide(key_names, arguments, take)
+        try:
+            _BEFORE_DECISION()
+            self._gate.decide(key_names, arguments, take)
+        except Exception as error:
+            log.exception("a batch could not be sent")
+            take(ReplyLost(type(error).__name__))
 
     def _read(self, flight: Flight, told: Decision | GateClosed | ReplyLost) -> None:
         if isinstance(told, GateClosed):
@@ -208,6 +223,7 @@ class Desk:
         asyncio.get_running_loop().call_later(LOST_FOR_S, give_up)
 
     def _apply(self, flight: Flight, decision: Decision) -> None:
+        _AFTER_DECISION()
         room, own = self._room, flight.own
         notes = iter(decision.notes)
         for ticket, code in zip(flight.tickets, decision.codes, strict=True):
@@ -240,10 +256,14 @@ class Desk:
         await listen(redis_url, keys.confirm_channel(self._shard, self.origin), self._receive)
 
     def _receive(self, data: bytes) -> None:
+        """Never raises: whoever is not told here is told by a look-up."""
         try:
+            _BEFORE_ANSWER()
             self._room.confirm(wire.decode_confirmations(data))
         except (msgspec.MsgspecError, ValueError, IndexError) as error:
             log.warning("unreadable confirmation", error=str(error))
+        except Exception:
+            log.exception("a confirmation could not be handed on")
 
 
 def _resolve_all(tickets: Sequence[Ticket], answer: Answer) -> None:

@@ -12,9 +12,13 @@ from typing import Final
 from redis.asyncio import Redis
 
 from couponsvc.support.bulk import BulkConnection
+from couponsvc.support.kill_points import kill_point
 from couponsvc.support.lua import LuaScript, ScriptMismatch
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
+
+_IN_LOAD: Final = kill_point("rebuild.in_load")
+_BEFORE_PUBLISH: Final = kill_point("rebuild.before_publish")
 
 
 class LoadRefused(Exception):
@@ -104,6 +108,7 @@ async def load_epoch(redis: Redis, drop: Drop, issued: int, rows: AsyncIterable[
     if await unload_epoch(redis, drop.shard, drop.drop_no, drop.epoch) is UnloadResult.OPEN:
         raise LoadRefused(f"drop {drop.drop_id}: epoch {drop.epoch} is published already")
     await _store(redis, holders_key, rows)
+    _BEFORE_PUBLISH()
     reply: bytes = await _PUBLISH.run(
         redis,
         [keys.shard_key(drop.shard), state_key, holders_key],
@@ -184,6 +189,7 @@ async def _store(redis: Redis, holders_key: str, rows: AsyncIterable[Sequence[st
                 await bulk.reply()
             await bulk.send("HSET", holders_key, *chunk)
             sent = True
+            _IN_LOAD()
         if sent:
             await bulk.reply()
 

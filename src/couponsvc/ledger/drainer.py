@@ -33,6 +33,7 @@ from couponsvc.ledger.inbox import Inbox, Unreadable, in_commits
 from couponsvc.ledger.stream import GrantStream
 from couponsvc.settings import Settings
 from couponsvc.support import logs
+from couponsvc.support.kill_points import kill_point
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import make_connection, open_redis
 from couponsvc.support.resp import RespLine, open_line
@@ -44,6 +45,10 @@ from couponsvc.values.wire import Entry, MalformedEntry
 REPLY_TIMEOUT_S: Final = limits.DRAIN_BLOCK_MS / 1000 + 4.0
 """A read that waits as long as it may, plus what a living server needs at most."""
 OBSERVE_EVERY_S: Final = 1.0
+_AFTER_READ: Final = kill_point("drain.after_read")
+_AFTER_COMMIT: Final = kill_point("drain.after_commit")
+_AFTER_REPORT: Final = kill_point("drain.after_report")
+_AFTER_ACKNOWLEDGEMENT: Final = kill_point("drain.after_acknowledgement")
 CLOSE_TIMEOUT_S: Final = 2.0
 
 _log = logs.get("couponsvc.ledger.drainer")
@@ -173,12 +178,15 @@ class Drainer:
         unreadable = list(delivery.unreadable)
         settled: list[Settled] = []
         for batch in in_commits(delivery.entries):
+            _AFTER_READ()
             done, refused = await self._commit_until_known(batch, stop)
             unreadable += refused
             settled += done
             acknowledged += await self._acknowledged()
             if done:
+                _AFTER_COMMIT()
                 self._report = Report(await self._stream.line(), self._shard, done)
+                _AFTER_REPORT()
         if delivery.deleted:
             await acknowledge_unread(self._redis, self._shard, delivery.deleted)
         dead_letters = 0
@@ -226,7 +234,11 @@ class Drainer:
     async def _acknowledged(self) -> int:
         """Wait for the replies to the report under way; how many entries it took off the stream."""
         report, self._report = self._report, None
-        return await report.acknowledged() if report else 0
+        if report is None:
+            return 0
+        acknowledged = await report.acknowledged()
+        _AFTER_ACKNOWLEDGEMENT()
+        return acknowledged
 
     async def _recover(self) -> None:
         """After the line was lost: what was reported may be settled again, and what was read is read anew."""

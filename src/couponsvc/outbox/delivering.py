@@ -19,6 +19,7 @@ from couponsvc.outbox.leasing import PROBES_MAX_COUNT, Lease, Pool, RelayNumber,
 from couponsvc.outbox.reading import EventReader
 from couponsvc.outbox.settling import Outcome, Settler
 from couponsvc.support import logs
+from couponsvc.support.kill_points import kill_point
 from couponsvc.support.service_loop import repeat
 from couponsvc.values.event import Event
 
@@ -31,8 +32,14 @@ SETTLE_MAX_COUNT: Final = 128
 NEEDED: Final = timedelta(seconds=limits.WEBHOOK_TIMEOUT_S)
 """What must be left of a lease when its delivery starts."""
 
+BROKEN_OFF_PAUSE_S: Final = 1.0
+"""After an error that nobody foresaw, before the delivery is free for the next attempt."""
 NOTE_AT_END_S: Final = 2.0
 """How long a relay that stops tries to note outcomes."""
+
+_BEFORE_DELIVERY: Final = kill_point("relay.before_delivery")
+_AFTER_DELIVERY: Final = kill_point("relay.after_delivery")
+_AFTER_MARK: Final = kill_point("relay.after_mark")
 
 _log = logs.get("couponsvc.outbox.delivering")
 
@@ -220,10 +227,19 @@ class Deliverer:
             self._end([lease])
             return
         try:
+            _BEFORE_DELIVERY()
             outcome = await self._attempter.attempt(lease, event, secrets)
+            _AFTER_DELIVERY()
         except asyncio.CancelledError:
             self._end([lease])
             raise
+        except Exception:  # noqa: BLE001 - a bug of ours: whoever has the lease next tries again
+            _log.exception("delivery broke off", event_no=event.event_no)
+            try:
+                await asyncio.sleep(BROKEN_OFF_PAUSE_S)
+            finally:
+                self._end([lease])
+            return
         self._outcomes.append(outcome)
         self._ended.set()
 
@@ -240,6 +256,7 @@ class Deliverer:
         batch, now = self._batch, self._clock()
         if batch:
             await self._settler.settle(batch, now)
+            _AFTER_MARK()
         self._batch = ()
         for outcome in batch:
             accepted, took_ms = outcome.kind == "delivered", outcome.result.took_ms

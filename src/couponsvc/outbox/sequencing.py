@@ -16,6 +16,7 @@ from couponsvc import limits
 from couponsvc.outbox import metrics
 from couponsvc.outbox.windows import OutboxRow, Told, Turn, Window, plan_turn
 from couponsvc.support import logs
+from couponsvc.support.kill_points import kill_point
 from couponsvc.support.sql import Queries
 from couponsvc.values.event import EventType
 
@@ -26,6 +27,9 @@ MISFIT_EVERY: Final = timedelta(seconds=10)
 NEWS_MAX_CHARS: Final = 7_000
 """A notification holds 8,000 bytes; a longer list of partners becomes an empty one: somebody."""
 KNOWN_TYPES: Final = [kind.value for kind in EventType]
+
+_BEFORE_NUMBERED: Final = kill_point("relay.before_numbered")
+_AFTER_NUMBERED: Final = kill_point("relay.after_numbered")
 
 Connection = asyncpg.pool.PoolConnectionProxy
 
@@ -97,6 +101,8 @@ class Sequencer:
                 return SequenceCounts()
             turn = await self._plan(connection, now, look=look)
             counts = await self._write(connection, turn, newest, now)
+            _BEFORE_NUMBERED()
+        _AFTER_NUMBERED()
         for drop_no, reason in turn.misfits.items():
             self._leave_alone(drop_no, reason, now)
         return counts

@@ -29,9 +29,12 @@ from couponsvc.programs.definitions import (
 )
 from couponsvc.programs.drop_rules import Plan, plan_change
 from couponsvc.programs.telling import now_ms, take_from_gate, tell_gate
+from couponsvc.support.kill_points import kill_point
 from couponsvc.values.drop import DropStatus, VoucherTerms
 from couponsvc.values.voucher import MAX_NUMBER
 
+_AFTER_CHANGE: Final = kill_point("operate.after_change")
+_AFTER_TAKING: Final = kill_point("operate.after_taking")
 EVENT_OF_STATUS: Final = {
     DropStatus.ACTIVE: "drop.resumed",
     DropStatus.PAUSED: "drop.paused",
@@ -106,6 +109,7 @@ async def set_status(operator: Operator, drop_id: str, status: DropStatus) -> Ch
             await record_operation(connection, operator.actor, event, drop_id, {})
             await _record_event(connection, event, drop_no, {"drop_id": drop_id})
             standing = await _read(connection, drop_no)
+    _AFTER_CHANGE()
     await tell_gate(operator.redis, standing.drop)
     return Change(created=False, changed=changed)
 
@@ -136,6 +140,7 @@ async def restock(operator: Operator, drop_id: str, *, current_quantity: int, ad
         await record_operation(connection, operator.actor, "drop.restocked", drop_id, detail)
         await _record_event(connection, "drop.restocked", drop.drop_no, detail)
         standing = await _read(connection, drop.drop_no)
+    _AFTER_CHANGE()
     await tell_gate(operator.redis, standing.drop)
     return Change(created=False, changed=True)
 
@@ -214,6 +219,7 @@ async def _update(  # noqa: PLR0917 - one step of define_drop, cut out to be rea
     changed = await _read(connection, drop_no)
     if plan.quantity_step < 0 and not plan.bumps_epoch:
         await take_from_gate(operator.redis, changed.drop, -plan.quantity_step)
+        _AFTER_TAKING()
     return changed
 
 

@@ -23,10 +23,14 @@ from couponsvc.reconcile.identity import ServerIdentity, read_identity, write_bl
 from couponsvc.reconcile.rebuild import Overtaken, open_new_drop, rebuild
 from couponsvc.reconcile.snapshot import Pool, read_ledger
 from couponsvc.support import logs
+from couponsvc.support.kill_points import kill_point
 from couponsvc.values import keys
 
 ATTEMPTS_MAX_COUNT: Final = 3
 """How often a drop is examined again because another reconciler was at it."""
+
+_BEFORE_BLESSING: Final = kill_point("bless.before_blessing")
+_AFTER_BLESSING: Final = kill_point("bless.after_blessing")
 
 log = logs.get("reconcile")
 
@@ -75,8 +79,10 @@ async def bless_server(
         await _admit(check, drop_no, done)
     if await read_identity(redis) != server:
         raise ServerChanged("the Redis server was replaced during its check")
+    _BEFORE_BLESSING()
     if not await write_blessing(pool, shard, server, previous):
         raise ServerChanged("another Redis server was blessed during the check")
+    _AFTER_BLESSING()
     for drop_no in drop_nos:
         await redis.publish(keys.control_channel(shard), str(drop_no))
     closed_s = monotonic() - began

@@ -19,11 +19,18 @@ from couponsvc.reconcile import metrics
 from couponsvc.reconcile.holders import stream_holders
 from couponsvc.reconcile.snapshot import QUERIES, LedgerSide, Pool, read_ledger
 from couponsvc.support import logs
+from couponsvc.support.kill_points import kill_point
 from couponsvc.values.drop import Drop
 
 OLD_EPOCHS_COUNT: Final = 8
 """Older epochs whose keys are removed after a rebuild: the last one, and what loaders left that
 died before they could publish."""
+
+_BEFORE_RAISE: Final = kill_point("rebuild.before_raise")
+_AFTER_RAISE: Final = kill_point("rebuild.after_raise")
+_AFTER_FENCE: Final = kill_point("rebuild.after_fence")
+_AFTER_PUBLISH: Final = kill_point("rebuild.after_publish")
+_AFTER_UNLOAD: Final = kill_point("rebuild.after_unload")
 
 log = logs.get("reconcile")
 
@@ -80,13 +87,16 @@ async def raise_epoch(pool: "Pool[asyncpg.Record]", redis: Redis, drop: Drop, pu
         Overtaken: somebody else raised it first.
         OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: see `rebuild`.
     """
+    _BEFORE_RAISE()
     epoch: int | None = await pool.fetchval(QUERIES["raise_epoch"], drop.drop_no, drop.epoch, abs(published))
+    _AFTER_RAISE()
     if epoch is None:
         raise Overtaken(f"drop {drop.drop_id}: epoch {drop.epoch} was raised by another reconciler")
     raised = (await read_ledger(pool, drop.shard, [drop.drop_no]))[0]
     if raised.drop.epoch != epoch:
         raise Overtaken(f"drop {drop.drop_id}: epoch {epoch} was raised by another reconciler")
     await fence_drop(redis, raised.drop)
+    _AFTER_FENCE()
     return raised
 
 
@@ -104,9 +114,11 @@ async def load_raised(pool: "Pool[asyncpg.Record]", redis: Redis, raised: Ledger
             await load_epoch(redis, drop, raised.issued, rows)
     except LoadRefused as error:
         raise Overtaken(str(error)) from error
+    _AFTER_PUBLISH()
     await apply_newer_definition(pool, redis, drop)
     for epoch in range(max(1, drop.epoch - OLD_EPOCHS_COUNT), drop.epoch):
         await unload_epoch(redis, drop.shard, drop.drop_no, epoch)
+    _AFTER_UNLOAD()
 
 
 async def apply_newer_definition(pool: "Pool[asyncpg.Record]", redis: Redis, drop: Drop) -> DefinitionResult:

@@ -121,10 +121,11 @@ class RespLine(asyncio.Protocol):
         """
         if self.lost.done():
             raise LineLost("the line to Redis is closed")
+        data = b"".join([_pack(tuple(command)) for command in commands])
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         timer = None if limit_s is None else self._loop.call_later(limit_s, self._overdue)
         self._expected.append(_Expected(take, len(commands), [], timer))
-        self._transport.write(b"".join([_pack(tuple(command)) for command in commands]))
+        self._transport.write(data)
 
     def ask(
         self, *commands: Sequence[Argument], timeout_s: float | None = None
