@@ -88,7 +88,7 @@ class History:
     wall_offset_ms: float = field(default_factory=wall_offset_ms)
 
     def save(self, path: Path) -> None:
-        """Write everything: gzip around MessagePack, some 20 bytes a call."""
+        """Write everything: gzip around MessagePack."""
         saved = _Saved(self.healed_ns, self.wall_offset_ms, self.operations, self.faults, self.calls)
         with gzip.open(path, "wb", compresslevel=1) as file:
             file.write(msgspec.msgpack.encode(saved))

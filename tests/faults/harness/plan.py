@@ -1,0 +1,151 @@
+"""What will go wrong, and what operators will do, from one number: the same number, the same plan.
+
+Chance alone would leave out some kinds for hundreds of seeds. So neighbouring seeds share a shuffled
+deck of all kinds and each takes its part of it: any `seeds_per_deck` seeds that begin at a multiple of
+it see every kind. On top of that each seed draws a few more at random.
+"""
+
+import random
+from typing import Final
+
+import msgspec
+
+from tests.faults.harness.fault_kinds import KINDS, Capabilities, Details, possible
+
+FAULTS_MIN_COUNT: Final = 4
+FAULT_EVERY_S: Final = 3.0
+"""Of the deck: seven in 20 s. They overlap, and the service still works in between."""
+EXTRA_FAULTS_MAX_COUNT: Final = 2
+BEGINS_WITHIN: Final = (0.05, 0.8)
+"""Of the run: a little normal work before the first fault, and the last one is felt."""
+
+LARGE: Final = "large"
+"""Never exhausted: throughput, and vouchers to lose."""
+CONTESTED: Final = "contested"
+"""More persons than units."""
+SEVERAL: Final = "several"
+"""A person may hold three."""
+RESTOCKED: Final = "restocked"
+"""Gets units added, is paused and resumed while people press."""
+LOWERED: Final = "lowered"
+"""Loses units that nobody was granted yet."""
+
+
+class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One fault."""
+
+    kind: str
+    at_s: float
+    lasts_s: float
+    details: Details
+
+    def __str__(self) -> str:
+        """The kind with its details, as notes and result lines name it."""
+        details = " ".join(f"{name}={value}" for name, value in self.details.items())
+        return f"{self.kind} {details}".strip()
+
+
+class DropPlan(msgspec.Struct, frozen=True):
+    """One drop."""
+
+    role: str
+    drop_id: str
+    quantity: int
+    per_person_limit: int
+    share: float
+    """Of the crowd's choices."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What an operator does in mid-run."""
+
+    at_s: float
+    what: str
+    """`restock`, `lower`, `pause` or `resume`."""
+    role: str
+    units: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One schedule."""
+
+    seed: int
+    seconds: float
+    faults: list[Fault]
+    drops: list[DropPlan]
+    changes: list[Change]
+
+    def drop(self, role: str) -> DropPlan:
+        """The drop that plays a role."""
+        return next(drop for drop in self.drops if drop.role == role)
+
+    def text(self) -> str:
+        """JSON on one line."""
+        return msgspec.json.encode(self).decode()
+
+
+def seeds_per_deck(seconds: float, capabilities: Capabilities) -> int:
+    """How many neighbouring seeds see every kind between them."""
+    return -(-len(possible(capabilities)) // _own_count(seconds))
+
+
+def make_plan(seed: int, seconds: float, capabilities: Capabilities) -> Plan:
+    """Make the schedule of a seed; pure."""
+    dice = random.Random(f"plan {seed}")  # noqa: S311 - a schedule is no secret
+    kinds = _kinds(dice, seed, seconds, capabilities)
+    faults = sorted((_fault(dice, kind, seconds) for kind in kinds), key=lambda fault: fault.at_s)
+    return Plan(seed, seconds, faults, _drops(dice, seed, seconds), _changes(dice, seconds))
+
+
+def _own_count(seconds: float) -> int:
+    return max(FAULTS_MIN_COUNT, round(seconds / FAULT_EVERY_S))
+
+
+def _kinds(dice: random.Random, seed: int, seconds: float, capabilities: Capabilities) -> list[str]:
+    deck = possible(capabilities)
+    share = seeds_per_deck(seconds, capabilities)
+    random.Random(f"deck {seed // share}").shuffle(deck)  # noqa: S311
+    own = deck[seed % share :: share]
+    wanted_count = max(_own_count(seconds) - len(own), 0) + dice.randint(0, EXTRA_FAULTS_MAX_COUNT)
+    return own + dice.choices(possible(capabilities), k=wanted_count)
+
+
+def _fault(dice: random.Random, name: str, seconds: float) -> Fault:
+    kind = KINDS[name]
+    at_s = dice.uniform(*BEGINS_WITHIN) * seconds
+    lasts_s = min(dice.uniform(*kind.lasts_s), seconds - at_s)
+    return Fault(name, round(at_s, 2), round(lasts_s, 2), kind.details(dice))
+
+
+def _drops(dice: random.Random, seed: int, seconds: float) -> list[DropPlan]:
+    """Small enough that the contested ones can sell out while faults are planted."""
+    size = seconds / 20.0
+
+    def drop(role: str, least: int, most: int, limit: int, share: float) -> DropPlan:
+        quantity = max(20, round(dice.randint(least, most) * size))
+        return DropPlan(role, f"s{seed}-{role}", quantity, limit, share)
+
+    return [
+        DropPlan(LARGE, f"s{seed}-{LARGE}", 1_000_000, 1, 0.55),
+        drop(CONTESTED, 500, 3_000, 1, 0.15),
+        drop(SEVERAL, 500, 3_000, dice.choice((2, 3)), 0.15),
+        drop(RESTOCKED, 100, 1_000, 1, 0.1),
+        drop(LOWERED, 1_000, 4_000, 1, 0.05),
+    ]
+
+
+def _changes(dice: random.Random, seconds: float) -> list[Change]:
+    """Three times more stock, one pause or two, one or two times less stock: all at random moments."""
+
+    def at(least: float, most: float) -> float:
+        return round(dice.uniform(least, most) * seconds, 2)
+
+    changes = [Change(at(0.1, 0.95), "restock", RESTOCKED, dice.randint(10, 400)) for _ in range(3)]
+    for role in (RESTOCKED, *dice.sample((CONTESTED, SEVERAL), k=dice.randint(0, 1))):
+        paused_at_s = at(0.1, 0.8)
+        resumed_at_s = min(paused_at_s + dice.uniform(0.3, 3.0), 0.98 * seconds)
+        changes += [Change(paused_at_s, "pause", role), Change(round(resumed_at_s, 2), "resume", role)]
+    changes += [
+        Change(at(0.1, 0.9), "lower", LOWERED, dice.randint(50, 400)) for _ in range(dice.randint(1, 2))
+    ]
+    return sorted(changes, key=lambda change: change.at_s)
