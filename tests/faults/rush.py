@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any, Final
 
 from couponsvc.client import ApiClient, ApiRefused, GrabClient, Retries, Unreachable, grab_until_answered
@@ -51,7 +52,7 @@ class Up:
     def pids(self, kind: str) -> list[int]:
         """Process ids below `up`: `api`, `drain`, `reconcile`, `redis` or `postgres`."""
         found = []
-        for pid, command in _descendants(self.process.pid):
+        for pid, command in descendants(self.process.pid):
             name = Path(command[0].split()[0]).name.rstrip(":")
             if name in ENGINE_NAMES.get(kind, ()) or (
                 len(command) > 3 and command[2] == "couponsvc" and command[3] == kind
@@ -89,7 +90,8 @@ class Up:
             assert monotonic() < deadline, f"{kind} does not die"
 
 
-def _descendants(root: int) -> Iterator[tuple[int, list[str]]]:
+def descendants(root: int) -> Iterator[tuple[int, list[str]]]:
+    """Every process below one, with its command line."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -113,7 +115,9 @@ def _runs(pid: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running_up(data_dir: Path, *options: str) -> AsyncIterator[Up]:
+async def running_up(
+    data_dir: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Up]:
     """Start `couponsvc up` on a free port and wait until it listens; stop it at the end."""
     log = (data_dir.parent / f"{data_dir.name}.log").open("wb")
     process = subprocess.Popen(  # noqa: S603
@@ -121,6 +125,7 @@ async def running_up(data_dir: Path, *options: str) -> AsyncIterator[Up]:
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        env={**os.environ, **environment},
     )
     try:
         run_file = data_dir / "run.json"
@@ -158,6 +163,8 @@ class Rush:
     holder_of: dict[str, str] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    definition: dict[str, Any] = field(default_factory=dict)
+    """As the operator put it."""
 
     def define(self) -> None:
         now = datetime.now(UTC)
@@ -167,7 +174,7 @@ class Rush:
                 "/v1/programs/fault/templates/dining-20",
                 {"name": "T", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
             )
-            body = {
+            self.definition = {
                 "program_id": "fault",
                 "template_id": "dining-20",
                 "quantity": self.quantity,
@@ -176,7 +183,7 @@ class Rush:
                 "closes_at": (now + timedelta(hours=1)).isoformat(),
                 "partners": ["bank-a"],
             }
-            operator.put(f"/v1/drops/{self.drop_id}", body)
+            operator.put(f"/v1/drops/{self.drop_id}", self.definition)
         self.wait_for_state("open")
 
     def wait_for_state(self, *states: str, timeout_s: float = 30.0) -> dict[str, Any]:
@@ -191,7 +198,7 @@ class Rush:
 
     async def person(self, client: GrabClient, place: int) -> None:
         """One person: asks with one number until there is an answer, then once more."""
-        person, number = f"canary-person-{place}", f"canary-number-{place}"
+        person, number = f"canary-person-{place}", f"canary-{self.drop_id}-{place}"
         self.holder_of[number] = person
         while True:
             answer = await grab_until_answered(client, self.drop_id, person, number, retries=PATIENCE)

@@ -1,0 +1,251 @@
+"""The sweep: every named point of our code, and what is promised when a process ends or stops right there.
+
+Each point is armed in the middle of a rush, together with whatever makes our code pass it. A round counts
+only if the point was really hit; then every promise is judged as after any other fault. All points are
+killed and raised at; paused for ten seconds are in CI those where another process may go on meanwhile,
+and all of them with COUPONSVC_FULL_SWEEP=1 (`make sweep`).
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pytest
+import pytest_asyncio
+from redis import Redis
+
+from couponsvc.client import ApiRefused, PartnerClient, Unreachable
+from couponsvc.processes.run_file import read_run_file
+from couponsvc.support import kill_points
+from tests.faults.rush import Rush, Up, descendants, running_up
+from tests.receivers import Receiver
+from tests.servers import short_directory
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+
+QUANTITY: Final = 400
+PERSONS: Final = 460
+ARMED_AT_COUNT: Final = 40
+"""Vouchers told before a point is armed."""
+PAUSE_S: Final = 10.0
+HIT_PATIENCE_S: Final = 20.0
+TOLD_PATIENCE_S: Final = 60.0
+"""For a partner to hear of every voucher: that of a paused relay waits for the end of its lease."""
+
+_numbers = count(1)
+
+
+class Scene(NamedTuple):
+    """What the rounds share."""
+
+    up: Up
+    points: Path
+    receiver: Receiver
+
+
+@pytest_asyncio.fixture(scope="module")
+async def scene() -> AsyncIterator[Scene]:
+    with short_directory() as base:
+        points = base / "points"
+        points.mkdir()
+        environment = {kill_points.VARIABLE: str(points), "COUPONSVC_WEBHOOK_ALLOW_PRIVATE": "true"}
+        options = ("--workers", "2")
+        with listening_aside(Receiver()) as receiver:
+            async with running_up(base / "data", *options, environment=environment) as up:
+                partner = up.credentials["partner"]
+                with PartnerClient(up.url, partner["key_id"], partner["secret"]) as client:
+                    client.subscribe(receiver.url, ["couponsvc.voucher.issued.v1"])
+                yield Scene(up, points, receiver)
+
+
+@contextmanager
+def listening_aside(receiver: Receiver) -> Iterator[Receiver]:
+    """A receiver on a loop of its own: the relay keeps its connections from round to round."""
+    loop, started = asyncio.new_event_loop(), threading.Event()
+    ended = asyncio.Event()
+
+    async def serve() -> None:
+        async with receiver.listening():
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait()
+    try:
+        yield receiver
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
+# --- what makes our code pass a point ----------------------------------------------------------------
+def nothing(_: Scene, __: Rush) -> None:
+    """The rush itself passes."""
+
+
+def flush_redis(scene: Scene, _: Rush) -> None:
+    """The same server without data: drift, to be rebuilt by the continuous look."""
+    with Redis.from_url(redis_url(scene)) as redis:
+        redis.flushall()
+
+
+def restart_redis(scene: Scene, _: Rush) -> None:
+    """The same data on a server that nobody knows."""
+    scene.up.kill("redis")
+
+
+def pause_and_resume(scene: Scene, rush: Rush) -> None:
+    """The operator's call may fail, and is repeated."""
+    for step in ("pause", "resume"):
+        until_accepted(scene, "post", f"/v1/drops/{rush.drop_id}/{step}", {})
+
+
+def lower_and_raise(scene: Scene, rush: Rush) -> None:
+    """A lower quantity is taken from the gate before it is committed."""
+    for quantity in (QUANTITY - 50, QUANTITY):
+        definition = {**rush.definition, "quantity": quantity}
+        until_accepted(scene, "put", f"/v1/drops/{rush.drop_id}", definition)
+
+
+def until_accepted(scene: Scene, method: str, path: str, body: dict[str, Any]) -> None:
+    give_up_at = monotonic() + HIT_PATIENCE_S + PAUSE_S
+    while True:
+        with scene.up.operator() as operator:
+            try:
+                getattr(operator, method)(path, body)
+            except (ApiRefused, Unreachable):
+                if monotonic() > give_up_at:
+                    raise
+            else:
+                return
+
+
+def redis_url(scene: Scene) -> str:
+    return read_run_file(scene.up.data_dir).redis_url
+
+
+Trigger = Callable[[Scene, Rush], None]
+TRIGGERS: Final[dict[str, Trigger]] = {
+    "gate.before_decision": nothing,
+    "gate.after_decision": nothing,
+    "gate.before_answer": nothing,
+    "drain.after_read": nothing,
+    "drain.after_commit": nothing,
+    "drain.after_report": nothing,
+    "drain.after_acknowledgement": nothing,
+    "rebuild.before_raise": flush_redis,
+    "rebuild.after_raise": flush_redis,
+    "rebuild.after_fence": flush_redis,
+    "rebuild.in_load": flush_redis,
+    "rebuild.before_publish": flush_redis,
+    "rebuild.after_publish": flush_redis,
+    "rebuild.after_unload": flush_redis,
+    "bless.before_blessing": restart_redis,
+    "bless.after_blessing": restart_redis,
+    "relay.before_numbered": nothing,
+    "relay.after_numbered": nothing,
+    "relay.before_delivery": nothing,
+    "relay.after_delivery": nothing,
+    "relay.after_mark": nothing,
+    "operate.after_change": pause_and_resume,
+    "operate.after_taking": lower_and_raise,
+}
+GO_ON_WITHOUT: Final = (
+    "gate.after_decision",
+    "drain.after_read",
+    "drain.after_commit",
+    "rebuild.before_publish",
+    "relay.after_delivery",
+)
+"""Points at which a paused process comes back into a world that went on."""
+_PAUSED: Final = tuple(TRIGGERS) if os.environ.get("COUPONSVC_FULL_SWEEP") else GO_ON_WITHOUT
+ROUNDS: Final = [
+    *((point, mode) for point in TRIGGERS for mode in (kill_points.KILL, kill_points.RAISE)),
+    *((point, kill_points.PAUSE) for point in _PAUSED),
+]
+
+
+@pytest.mark.parametrize(("point", "mode"), ROUNDS)
+async def test_at_this_point_nothing_is_lost_doubled_or_stranded(scene: Scene, point: str, mode: str) -> None:
+    rush = Rush(scene.up, QUANTITY, PERSONS, drop_id=f"sweep-{next(_numbers)}")
+    await asyncio.to_thread(rush.define)
+    running = asyncio.create_task(rush.run(connections=16))
+    try:
+        while len(rush.first_201) < ARMED_AT_COUNT:
+            assert not running.done(), "the rush ended before the fault"
+            await asyncio.sleep(0.002)
+        (scene.points / point).write_text(mode)
+        triggering = asyncio.create_task(asyncio.to_thread(TRIGGERS[point], scene, rush))
+        await until_hit(scene, point)
+        if mode == kill_points.PAUSE:
+            await resume_after(scene, PAUSE_S)
+        await triggering
+        await running
+    finally:
+        (scene.points / point).unlink(missing_ok=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await rush.judge()
+    await until_told(scene.receiver, rush)
+
+
+async def until_hit(scene: Scene, point: str) -> None:
+    """Wait for the proof that a process obeyed, and take it away."""
+    proof = scene.points / f"{point}{kill_points.HIT_SUFFIX}"
+    give_up_at = monotonic() + HIT_PATIENCE_S
+    while not proof.exists():
+        assert monotonic() < give_up_at, f"nobody passed {point}"
+        await asyncio.sleep(0.01)
+    proof.unlink()
+
+
+async def resume_after(scene: Scene, seconds: float) -> None:
+    """Let whoever stopped itself stay so for a while."""
+    stopped = [pid for pid, _ in descendants(scene.up.process.pid) if state_of(pid) == "T"]
+    await asyncio.sleep(seconds)
+    assert stopped, "nobody stopped"
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+async def until_told(receiver: Receiver, rush: Rush) -> None:
+    """Wait until the partner has heard of every voucher; of each exactly once, but for repetitions."""
+    give_up_at = monotonic() + TOLD_PATIENCE_S
+    while True:
+        events: dict[str, dict[str, Any]] = {}
+        for request in receiver.requests:
+            event = msgspec.json.decode(request.body)
+            if event["data"]["drop_id"] == rush.drop_id:
+                assert events.setdefault(request.webhook_id, event) == event, "one id, two contents"
+        told = [voucher["seq"] for event in events.values() for voucher in event["data"]["vouchers"]]
+        assert len(told) == len(set(told)), "a voucher was told in two events"
+        if set(told) == set(range(1, rush.quantity + 1)):
+            return
+        assert monotonic() < give_up_at, f"{len(told)} of {rush.quantity} vouchers were told"
+        await asyncio.sleep(0.1)
+
+
+def test_every_point_of_the_code_is_swept() -> None:
+    import couponsvc.api.compose  # noqa: PLC0415
+    import couponsvc.ledger.drainer  # noqa: PLC0415
+    import couponsvc.outbox.relay  # noqa: PLC0415
+    import couponsvc.reconcile.reconciler  # noqa: F401, PLC0415
+
+    assert set(TRIGGERS) == kill_points.NAMES
