@@ -1,0 +1,206 @@
+"""A whole service as real processes, each in its own process group and behind its own proxies.
+
+`couponsvc up` is not used on purpose: it would start again what a fault keeps down, and nothing could
+stand between its processes. A proxy is named `<kind>-<server>`: `api-redis`, `drain-postgres`, … Every
+process of a kind shares its two. With a replica, `replica-redis` carries the replication.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from couponsvc.engines.account import Account
+from couponsvc.engines.engine import HOST
+from couponsvc.engines.place import make_data_dir
+from couponsvc.engines.redis import EmbeddedRedis
+from couponsvc.processes.port import reserve_port
+from couponsvc.processes.ready import ask
+from couponsvc.support.kill_points import VARIABLE as KILL_POINTS_VARIABLE
+from couponsvc.support.signing import HmacKey
+from tests.faults.harness.engine_faults import EngineFaults
+from tests.faults.harness.ledger_template import LedgerTemplate, remove_data
+from tests.faults.harness.members import EngineMember, ProcessMember
+from tests.faults.harness.proxy import Address, Proxies
+
+KINDS: Final = ("drain", "reconcile", "relay", "api")
+"""In the order in which they are started."""
+READY_PATIENCE_S: Final = 60.0
+ASK_EVERY_S: Final = 0.05
+READY_COUNT: Final = 5
+"""Answers of `/readyz` in a row: several API processes share the port, and each must be ready."""
+
+
+class NotReady(Exception):
+    """The service does not become ready; says what `/readyz` answered last."""
+
+
+class Deployment(EngineFaults):
+    """A running service; an async context that leaves no process behind.
+
+    Args:
+        base: Directory of its own, made where it is missing. Logs stay in `<base>/logs`, the servers' data
+            goes. As root it must be one that everybody may enter (0711), or the servers live elsewhere.
+        api_count: API processes, which share one port.
+        drain_count: Drainers.
+        relay_count: Relays.
+        reconcile_count: Reconcilers.
+        with_replica: Redis has a replica, for failovers.
+        source: Goes first on the processes' PYTHONPATH: a copy of `src` with a planted bug. The schema stays
+            that of this checkout.
+        environment: Settings of the processes (`COUPONSVC_…`), on top of those made here.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        *,
+        api_count: int = 2,
+        drain_count: int = 2,
+        relay_count: int = 1,
+        reconcile_count: int = 2,
+        with_replica: bool = False,
+        source: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__()
+        self._counts: Final = {
+            "api": api_count,
+            "drain": drain_count,
+            "relay": relay_count,
+            "reconcile": reconcile_count,
+        }
+        self._base: Final = base.absolute()
+        self._data_dir: Final = self._base / "data"
+        self._logs_dir: Final = self._base / "logs"
+        self.kill_points_dir: Final = self._base / "kill-points"
+        self._source: Final = source
+        self._extra: Final = dict(environment)
+        self._with_replica: Final = with_replica
+        self._stack: Final = ExitStack()
+        self._port = 0
+        self.proxies: Final = Proxies()
+        self.keys: Mapping[str, HmacKey] = {}
+        self.operator_token = ""
+        self.auditor_token = ""
+        self._master_key = ""
+
+    @property
+    def url(self) -> str:
+        """Of the API, past all proxies."""
+        return f"http://{HOST}:{self._port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For commands such as `couponsvc check`: of this deployment's servers, past all proxies."""
+        return self._environment_of(self.redis_url, self.postgres_dsn)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """SIGKILL everything and remove the servers' data. May be called again."""
+        await self._stop_supervising()
+        for member in reversed(self._members.values()):
+            member.kill()
+        self._keep_server_logs()
+        self._stack.close()
+        await asyncio.to_thread(remove_data, self._data_dir)
+
+    async def until_ready(self, timeout_s: float = READY_PATIENCE_S) -> None:
+        """Return when `/readyz` answers 200, several times in a row.
+
+        Raises:
+            NotReady: not within `timeout_s`.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        ready_count, answer = 0, "no answer"
+        while ready_count < READY_COUNT:
+            ready, answer = await ask(HOST, self._port, answer)
+            ready_count = ready_count + 1 if ready else 0
+            if not ready:
+                if time.monotonic() > give_up_at:
+                    raise NotReady(f"not ready within {timeout_s} s: {answer}")
+                await asyncio.sleep(ASK_EVERY_S)
+
+    async def _start(self) -> None:
+        self._data_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_data_dir(self._data_dir, Account.current())
+        for directory in (self._logs_dir, self.kill_points_dir, self._base / "metrics"):
+            directory.mkdir(exist_ok=True)
+        template = await LedgerTemplate.get()
+        admitted = template.admitted
+        self.keys, self._master_key = admitted.keys, admitted.master_key
+        self.operator_token, self.auditor_token = admitted.operator_token, admitted.auditor_token
+        postgres = await asyncio.to_thread(template.copy_to, self._data_dir)
+        engines = [EngineMember("postgres", postgres), EngineMember("redis", EmbeddedRedis(self._data_dir))]
+        for member in engines:
+            self._members[member.name] = member
+            await member.start()
+        self._stack.enter_context(self.proxies)
+        self._port = self._stack.enter_context(reserve_port(HOST, 0))
+        for kind in KINDS:
+            await self._start_kind(kind)
+        self._supervise()
+        await self.until_ready()
+
+    async def _start_kind(self, kind: str) -> None:
+        redis_url = self._proxied(f"{kind}-redis", self.redis_url)
+        dsn = self._proxied(f"{kind}-postgres", self.postgres_dsn)
+        environment = self._environment_of(redis_url, dsn)
+        for number in range(self._counts[kind]):
+            name = f"{kind}{number}"
+            member = ProcessMember(name, kind, environment, self._logs_dir / f"{name}.log")
+            self._members[name] = member
+            await member.start()
+
+    def _proxied(self, name: str, url: str) -> str:
+        """The same URL through a new proxy."""
+        parts = urlsplit(url)
+        port = self.proxies.add(name, Address(HOST, parts.port or 0))
+        account = parts.netloc.rpartition("@")[0]
+        return urlunsplit(parts._replace(netloc=f"{account}@{HOST}:{port}"))
+
+    def _environment_of(self, redis_url: str, dsn: str) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("COUPONSVC_")}
+        if self._source is not None:
+            own["PYTHONPATH"] = os.pathsep.join([str(self._source), *_python_path(own)])
+        return {
+            **own,
+            "COUPONSVC_REDIS_URL": redis_url,
+            "COUPONSVC_POSTGRES_DSN": dsn,
+            "COUPONSVC_MASTER_KEY": self._master_key,
+            "COUPONSVC_HOST": HOST,
+            "COUPONSVC_PORT": str(self._port),
+            "COUPONSVC_METRICS_DIR": str(self._base / "metrics"),
+            "COUPONSVC_WEBHOOK_ALLOW_PRIVATE": "true",  # receivers listen on loopback
+            KILL_POINTS_VARIABLE: str(self.kill_points_dir),
+            **self._extra,
+        }
+
+    def _keep_server_logs(self) -> None:
+        for member in self._members.values():
+            if isinstance(member, EngineMember):
+                with contextlib.suppress(OSError):
+                    member.log_path.rename(self._logs_dir / f"{member.name}.log")
+
+
+def _python_path(environment: Mapping[str, str]) -> list[str]:
+    found = environment.get("PYTHONPATH")
+    return [found] if found else []
