@@ -21,7 +21,7 @@ WORKERS ?= 2
 # Tests start some hundred processes and each pytest worker reads every test: compiled once, not every time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
-.PHONY: help demo demo-partner up load test test-fast test-faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
+.PHONY: help demo demo-partner up load test test-fast test-faults faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ test-fast: $(DEV_READY) ## pass the tests that kill nothing, in parallel
 test-faults: $(DEV_READY) ## pass the slow tests: real processes killed, paused, flooded; broken doubles
 	@echo "== fault tests"
 	@$(PYTEST) -m faults --durations 5
+
+# SEED=7 repeats one schedule; otherwise SEEDS schedules from 1 on. Results and findings: var/faults.
+faults: $(DEV_READY) ## break everything on purpose, for SEEDS schedules of SECONDS each, and judge (SEED=7: only that one)
+	@$(BIN)/python -m tests.faults.run $(if $(SEED),--first-seed $(SEED) --seeds 1,--seeds $(or $(SEEDS),10)) \
+	  --seconds $(or $(SECONDS),20) $(OPTIONS)
 
 lint: $(DEV_READY) ## check style and formatting of Python
 	@echo "== ruff"

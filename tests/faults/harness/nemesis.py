@@ -1,0 +1,92 @@
+"""Carries out the faults of a plan on a deployment, several at a time, and undoes every one of them.
+
+Two faults of one server or one process cannot be carried out at the same time, so each takes the locks
+of whatever it touches and waits; faults of lines combine. When the run is over, faults that have not
+begun are left out, the others are undone, and whatever may be left is healed.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import Final
+
+from tests.faults.harness.deployment import Deployment
+from tests.faults.harness.history import FaultNote, History
+from tests.faults.harness.inflicting import INFLICTIONS, Inflicting
+from tests.faults.harness.plan import Fault, Plan
+
+HEAL_PATIENCE_S: Final = 60.0
+"""Postgres may have minutes of log to replay after a hard stop; here it has seconds."""
+
+
+class Nemesis:
+    """One run's faults; `counted` and `failed` tell afterwards what really happened."""
+
+    def __init__(self, deployment: Deployment, plan: Plan, history: History) -> None:
+        self._deployment: Final = deployment
+        self._plan: Final = plan
+        self._history: Final = history
+        self._over: Final = asyncio.Event()
+        self._locks: Final[dict[str, asyncio.Lock]] = {}
+        self._inflicting: Final = Inflicting(deployment, self._over)
+        self.counted: Final[Counter[str]] = Counter()
+        self.failed: Final[list[str]] = []
+        """Faults that could not be carried out, and why."""
+
+    @property
+    def hit_points(self) -> list[str]:
+        """Kill points that a process has passed while they were armed."""
+        return self._inflicting.hit_points
+
+    async def carry_out(self, began_s: float) -> None:
+        """Carry out the plan from `began_s` (`time.monotonic`) on; returns when everything is healed."""
+        faults = [asyncio.create_task(self._one(fault, began_s)) for fault in self._plan.faults]
+        await asyncio.sleep(max(0.0, began_s + self._plan.seconds - time.monotonic()))
+        self._over.set()
+        await asyncio.gather(*faults)
+        await self._heal()
+        self._history.healed_ns = time.monotonic_ns()
+
+    async def _one(self, fault: Fault, began_s: float) -> None:
+        await self._inflicting.last(began_s + fault.at_s - time.monotonic())
+        async with AsyncExitStack() as held:
+            for name in sorted(self._touched(fault)):
+                await held.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
+            if self._over.is_set():
+                return
+            began_ns = time.monotonic_ns()
+            try:
+                async with INFLICTIONS[fault.kind](self._inflicting, fault.details):
+                    self.counted[fault.kind] += 1
+                    await self._inflicting.last(fault.lasts_s)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and the result tells
+                self.failed.append(f"{fault}: {type(error).__name__}: {error}")
+            self._history.faults.append(FaultNote(str(fault), began_ns, time.monotonic_ns()))
+
+    async def _heal(self) -> None:
+        """Whatever the undoing of single faults may have left, and everything that is on its way."""
+        deployment = self._deployment
+        deployment.proxies.heal_all()
+        for order in deployment.kill_points_dir.iterdir():
+            order.unlink()
+        deployment.release_all()
+        for server in ("postgres", deployment.primary):
+            await deployment.up(server)
+        await deployment.redis_out_of_memory(on=False)
+        await deployment.until_ready(HEAL_PATIENCE_S)
+
+    def _touched(self, fault: Fault) -> Iterable[str]:
+        """Servers and processes that nobody else may touch meanwhile."""
+        details = fault.details
+        if fault.kind.startswith("redis ") or "provoked_by" in details:
+            yield "redis"
+        if fault.kind.startswith("postgres ") and fault.kind != "postgres unreachable":
+            yield "postgres"
+        if "member" in details:
+            yield str(details["member"])
+        if "process" in details:
+            yield from self._deployment.members(str(details["process"]))
+        if "point" in details:
+            yield str(details["point"])

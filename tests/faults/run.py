@@ -1,0 +1,78 @@
+"""Many seeds, one after the other: `python -m tests.faults.run --first-seed 1 --seeds 500 --seconds 20`.
+
+One line of JSON per seed goes to `<out>/results.jsonl` and, shortened, to the terminal. Exit code 1 if
+any promise was broken; what is needed to find out why is then in `<out>/seed-<n>/`.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from tests.faults.harness.run import Result, run_seed
+
+GC_THRESHOLD: Final = 200_000
+"""Hundreds of thousands of records that live to the end: looking for cycles among them costs a stall."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the seeds that the command line names."""
+    options = _options(arguments)
+    gc.set_threshold(GC_THRESHOLD, 50, 50)
+    options.out.mkdir(parents=True, exist_ok=True)
+    broken, confirmed_count, began_s = [], 0, time.monotonic()
+    with (options.out / "results.jsonl").open("a") as results:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            result = uvloop.run(run_seed(seed, options.seconds, options.out, keep_all=options.keep))
+            results.write(result.text() + "\n")
+            results.flush()
+            confirmed_count += result.confirmed_vouchers
+            _say(result)
+            if result.violations:
+                broken.append(seed)
+    took_s = time.monotonic() - began_s
+    _print(
+        f"{options.seeds} seeds, {confirmed_count} vouchers confirmed, {len(broken)} seeds with violations, "
+        f"{took_s:.0f} s" + (f"; broken: {broken}" if broken else "")
+    )
+    return 1 if broken else 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long faults are planted in each")
+    parser.add_argument("--out", type=Path, default=Path("var/faults"))
+    parser.add_argument("--keep", action="store_true", help="keep history and logs of good runs too")
+    return parser.parse_args(arguments)
+
+
+def _say(result: Result) -> None:
+    healed = max(result.sold_out_after_heal_s.values())
+    _print(
+        f"seed {result.seed}: {result.confirmed_vouchers} vouchers, {result.calls} calls, "
+        f"{sum(result.faults.values())} faults, {result.rebuilds} rebuilds, "
+        f"{sum(result.restarts.values())} restarts, sold out {healed:.1f} s after healing: "
+        + (f"{len(result.violations)} VIOLATIONS" if result.violations else "every promise kept")
+    )
+    for failure in result.fault_failures:
+        _print(f"  not carried out: {failure}")
+    if result.violations:
+        for line in result.violations:
+            _print(f"  {line}")
+        _print(f"  again: make faults SEED={result.seed} SECONDS={result.seconds:g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
