@@ -13,6 +13,8 @@ BODY_MAX_BYTES: Final = 1024 * 1024
 """Contract: every other body."""
 HEADERS_MAX_COUNT: Final = 100
 """A grab needs eight; what more a proxy adds is far below this."""
+HEAD_MAX_BYTES: Final = 16_384
+"""Request line and header fields together; a signed grab's head has about 700 bytes."""
 REQUEST_ID_MAX_CHARS: Final = 128
 SIGNATURE_WINDOW_S: Final = 300
 """Contract: `created` within this of our clock, either way."""
@@ -25,6 +27,31 @@ LOOKUP_PAGE_MAX_COUNT: Final = 100
 """Vouchers that a search by person answers with."""
 DEFINITIONS_PAGE_MAX_COUNT: Final = 500
 """Programs or drops in one page of a list: about 200 kB."""
+
+# --- connections --------------------------------------------------------------------------------
+CONNECTIONS_MAX_COUNT: Final = 10_000
+"""Open ones of one API process, some 10 kB each. A partner's pool has tens; the rest is for strangers."""
+CONNECTIONS_SPARE_FILES_COUNT: Final = 256
+"""File descriptors that connections leave to everything else: databases, metrics, name look-ups."""
+CONNECTIONS_YIELD_COUNT: Final = 100
+"""Idle connections closed at once when there is no room: finding them means looking at all of them."""
+HEAD_TIMEOUT_S: Final = 10
+"""From a request's first byte to the end of its head: 700 bytes even over the worst mobile network."""
+BODY_TIMEOUT_S: Final = 30
+"""From the end of its head to the end of its body: 1 MiB at 280 kbit/s."""
+MESSAGE_MAX_BYTES: Final = 8 * BODY_MAX_BYTES
+"""A whole request on the wire, the sizes of its chunks and what is thrown away of it included."""
+PIPELINED_MAX_COUNT: Final = 64
+"""Requests of one connection that wait for the answer before theirs; about 3 kB each."""
+UNREAD_TIMEOUT_S: Final = 30
+"""How long answers may lie unread by the client. The largest, 1.75 MB of events, at 470 kbit/s."""
+LINGER_S: Final = 2
+"""How long a connection that ends with a refusal still reads, so that the client gets to see it."""
+TCP_IDLE_S: Final = 60
+"""Silence after which TCP itself asks whether the other side still exists."""
+TCP_ASK_EVERY_S: Final = 10
+TCP_UNANSWERED_MAX_COUNT: Final = 3
+"""Questions without an answer after which it does not: a vanished client is noticed within 90 s."""
 
 # --- batching -----------------------------------------------------------------------------------
 BATCH_MAX_COUNT: Final = 512
@@ -134,6 +161,9 @@ LEASE_S: Final = 30
 REDELIVER_MAX_COUNT: Final = 100_000
 """Events that one question for redelivery may queue."""
 
+assert HEAD_TIMEOUT_S < BODY_TIMEOUT_S, "one timer serves both: it runs for the shorter time"
+assert HEAD_MAX_BYTES + BODY_MAX_BYTES < MESSAGE_MAX_BYTES, "what is allowed must fit, chunked as well"
+assert FEED_WAITERS_MAX_COUNT * 2 <= CONNECTIONS_MAX_COUNT, "waiting readers must leave room for grabs"
 assert WEBHOOK_TIMEOUT_S * 2 <= LEASE_S, "a living relay must have marked a delivery before its lease ends"
 assert DELIVERIES_PER_ENDPOINT_MAX_COUNT * 8 <= DELIVERIES_IN_FLIGHT_MAX_COUNT, (
     "one endpoint, an eighth at most"

@@ -241,6 +241,7 @@ async def test_every_example_fits_its_schema(served: Served) -> None:
 async def test_every_problem_is_documented_where_it_can_be_met(served: Served) -> None:
     text = json.dumps(served.document)
     unreachable = {"not_found", "method_not_allowed"}  # of no operation
+    unreachable |= {"malformed_request", "request_timeout", "head_too_large"}  # answered before one is found
     for code in set(CATALOGUE) - unreachable:
         assert f'"{code}"' in text, code
 

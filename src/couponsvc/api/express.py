@@ -11,16 +11,23 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from couponsvc import limits
+from couponsvc.api.connection_refusals import Refusal
+from couponsvc.api.connection_room import ConnectionRoom
 from couponsvc.api.entrance import Entrance
 from couponsvc.api.express_head import BEGINS_WITH, ExpressHead, read_head
 from couponsvc.api.grab_answers import Headers, Reply
+from couponsvc.api.guarded_protocol import GuardedProtocol
 from couponsvc.support.signing import Request
 
 _ACCEPTED: Final = 202
 """Its Location differs from answer to answer, so that its head is not worth keeping."""
+
+
+_OF_STRANGERS: Final = frozenset({401, 503})
+"""Statuses of grabs that may have been answered before anything was proven."""
 
 
 class _NoEvent:
@@ -57,6 +64,8 @@ class _ExpressCycle:
         if self.disconnected or transport.is_closing():
             return
         status, body, headers = reply
+        if status not in _OF_STRANGERS:
+            protocol.served = True
         begin = _head(status, headers) if status != _ACCEPTED else _head.__wrapped__(status, headers)
         close = b"" if self.keep_alive else b"connection: close\r\n"
         transport.write(
@@ -75,31 +84,36 @@ def _head(status: int, headers: Headers) -> bytes:
     return b"HTTP/1.1 %d %b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), lines)
 
 
-class ExpressProtocol(HttpToolsProtocol):
+class ExpressProtocol(GuardedProtocol):
     """One connection. Made by uvicorn; `protocol_of` says how it learns of the entrance."""
 
     def __init__(
         self,
         entrance: Entrance,
+        room: ConnectionRoom,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(room, config, server_state, app_state, _loop)
         self._entrance: Final = entrance
         self._held: bytes = b""
         """A grab whose body is not complete yet; bounded by the limits of head and body."""
-        self._parsing = False
-        """Whether uvicorn's parser is within a message."""
-        self._idle_since_s = 0.0
+        self._held_until_bytes = 0
+        """How long it will be."""
 
     def data_received(self, data: bytes) -> None:
         """Take the express way where the bytes are one usual grab and nothing else is going on."""
         if self._held:
-            data, self._held = self._held + data, b""
-        elif self._parsing or (self.cycle is not None and not self.cycle.response_complete):
-            super().data_received(data)
+            data = self._held + data
+            if len(data) < self._held_until_bytes:
+                self._held = data
+                return
+            self._held = b""
+            self.due_s = 0.0
+        elif self.parsing or (self.cycle is not None and not self.cycle.response_complete):
+            self.feed(data)
             return
         if data.startswith(BEGINS_WITH) and not self.flow.write_paused:
             head = read_head(data)
@@ -107,54 +121,29 @@ class ExpressProtocol(HttpToolsProtocol):
                 if len(data) == head.body_end:
                     self._admit(head, data[head.body_begin :])
                 else:
-                    self._held = data
+                    self._held, self._held_until_bytes = data, head.body_end
+                    self.expect_rest_within(limits.BODY_TIMEOUT_S)
                 return
-        super().data_received(data)
+        self.feed(data)
 
     def _admit(self, head: ExpressHead, body: bytes) -> None:
         cycle = _ExpressCycle(self)
-        self.cycle = cycle  # type: ignore[assignment]  # has what is read of one
+        self.cycle = self.running = cycle  # type: ignore[assignment]  # has what is read of one
         scheme = b"https" if self.scheme == "https" else b"http"
         request = Request("POST", head.raw_path, b"", head.fields, body, scheme)
         self._entrance.admit(head.drop_id, request, cycle.answer)
 
-    def on_message_begin(self) -> None:
-        """Note that the parser is within a message."""
-        self._parsing = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        """Note that the parser is between messages."""
-        self._parsing = False
-        super().on_message_complete()
+    def refuse(self, refusal: Refusal) -> None:
+        """End the connection; what was held of a grab is forgotten."""
+        self._held = b""
+        super().refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what was held."""
         self._held = b""
         super().connection_lost(exc)
 
-    def on_response_complete(self) -> None:
-        """Begin to be idle. The running timer is kept: one per connection instead of one per grab."""
-        self._idle_since_s = self.loop.time()
-        if self.timeout_keep_alive_task is None or self.pipeline:
-            super().on_response_complete()
-            return
-        self.server_state.total_requests += 1
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection where it was idle for the whole time; look again otherwise."""
-        self.timeout_keep_alive_task = None
-        if self._held or self._parsing or (self.cycle is not None and not self.cycle.response_complete):
-            return  # the end of that request starts the timer again
-        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
-        if left_s <= 0:
-            super().timeout_keep_alive_handler()
-        else:
-            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
-
-
-def protocol_of(entrance: Entrance) -> type[asyncio.Protocol]:
+def protocol_of(entrance: Entrance, room: ConnectionRoom) -> type[asyncio.Protocol]:
     """What `uvicorn.Config(http=…)` takes: makes an `ExpressProtocol` per connection."""
-    return partial(ExpressProtocol, entrance)  # type: ignore[return-value]  # uvicorn only calls it
+    return partial(ExpressProtocol, entrance, room)  # type: ignore[return-value]  # uvicorn only calls it

@@ -22,8 +22,6 @@ _FRAMING: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trai
 """Fields that change how a message is read or answered; never among the names that are remembered."""
 _KEEP_ALIVE: Final = b"keep-alive"
 LENGTH_MAX_DIGITS: Final = 4
-HEAD_MAX_BYTES: Final = 16_384
-"""A signed grab's head has about 700."""
 REMEMBERED_MAX_COUNT: Final = 4_096
 """Request lines and names of fields that were good; a day has some hundred drops, a client ten fields."""
 
@@ -63,7 +61,7 @@ _targets: Final[dict[bytes, tuple[str, bytes]]] = {}
 
 def read_head(data: bytes) -> ExpressHead | None:
     """The head at the beginning of `data`; None where it is for the HTTP parser."""
-    end = data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES)
+    end = data.find(b"\r\n\r\n", 0, limits.HEAD_MAX_BYTES)
     if end < 0:
         return None
     try:
@@ -84,7 +82,7 @@ def _read(head: bytes, body_begin: int) -> ExpressHead:
         if value.strip() != value or not value:
             raise _Unusual
         fields[_lower[name]] = value
-    if len(fields) != len(lines) or not _is_usual(fields):
+    if len(fields) != len(lines) or len(fields) > limits.HEADERS_MAX_COUNT or not _is_usual(fields):
         raise _Unusual
     return ExpressHead(*target, fields, body_begin, body_begin + int(fields[b"content-length"]))
 

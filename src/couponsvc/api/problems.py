@@ -33,6 +33,12 @@ CATALOGUE: Final[dict[str, Problem]] = {
     problem.code: problem
     for problem in (
         _problem(
+            "malformed_request",
+            400,
+            "Malformed request",
+            "Send HTTP/1.1 as RFC 9112 has it; the connection is closed.",
+        ),
+        _problem(
             "unauthenticated",
             401,
             "Not authenticated",
@@ -65,6 +71,13 @@ CATALOGUE: Final[dict[str, Problem]] = {
             "unknown_event", 404, "Unknown event", "Check the event_id; a partner sees its own events only."
         ),
         _problem("method_not_allowed", 405, "Method not allowed", "See the Allow header."),
+        _problem(
+            "request_timeout",
+            408,
+            "Request too slow",
+            "The request did not arrive in time; send it again, with the same number.",
+            retryable=True,
+        ),
         _problem("sold_out", 409, "Sold out", "Nothing is left of this drop."),
         _problem("person_limit", 409, "Person limit reached", "The person holds the voucher named here."),
         _problem(
@@ -89,6 +102,7 @@ CATALOGUE: Final[dict[str, Problem]] = {
         _problem("body_too_large", 413, "Body too large", "Send a smaller body."),
         _problem("invalid_request", 422, "Invalid request", "Correct what is named in detail."),
         _problem("rate_limited", 429, "Rate limited", "Wait as Retry-After says.", retryable=True),
+        _problem("head_too_large", 431, "Head too large", "Send fewer or shorter header fields."),
         _problem("internal", 500, "Internal error", "Ask again with the same number.", retryable=True),
         _problem(
             "not_ready",

@@ -41,14 +41,17 @@ async def run_api(settings: Settings, stop: asyncio.Event) -> None:
         Exception: whatever ended a background task; a supervisor starts the process again.
     """
     from couponsvc.api.compose import ApiProcess  # noqa: PLC0415 - other processes need no web framework
+    from couponsvc.api.connection_room import let_tcp_watch, room_of_this_process  # noqa: PLC0415
     from couponsvc.api.express import protocol_of  # noqa: PLC0415
 
     listener = listen(settings.host, settings.port)
+    let_tcp_watch(listener)
     process = await ApiProcess.open(settings)
     quit_background = asyncio.Event()
     background = asyncio.create_task(process.run(quit_background), name="background")
     spare_the_collector()
-    server = _Server(_config(process.app, protocol_of(process.app.entrance)))
+    protocol = protocol_of(process.app.entrance, room_of_this_process())
+    server = _Server(_config(process.app, protocol))
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="serving")
     stopping = asyncio.create_task(stop.wait(), name="stopping")
     try:
