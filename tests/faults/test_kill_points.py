@@ -191,6 +191,8 @@ async def test_at_this_point_nothing_is_lost_doubled_or_stranded(scene: Scene, p
             await resume_after(scene, PAUSE_S)
         await triggering
         await running
+        if TRIGGERS[point] in {pause_and_resume, lower_and_raise}:
+            await rush.run(connections=16)  # who was told paused, or sold out of fewer, comes again
     finally:
         (scene.points / point).unlink(missing_ok=True)
         running.cancel()

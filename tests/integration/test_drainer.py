@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from couponsvc import limits
 from couponsvc.ledger.commit import Committer
 from couponsvc.ledger.drainer import DrainCounts, Drainer
-from couponsvc.ledger.inbox import in_commits
+from couponsvc.ledger.inbox import GONE_IDLE_MS, in_commits
 from couponsvc.outbox.sequencing import Sequencer
 from couponsvc.settings import Settings
 from couponsvc.values import keys, wire
@@ -225,6 +225,23 @@ async def test_a_living_drainer_s_entries_are_not_taken_over(scene: Scene) -> No
     drainer = await Drainer.open(patient)
     assert await drainer.run_once() == DrainCounts()
     await drainer.close()
+
+
+async def test_a_drainer_without_a_connection_is_dead_at_once_and_one_with_it_is_not(scene: Scene) -> None:
+    drop = await scene.add_drop()
+    patient = Scene(scene.settings.model_copy(update={"take_over_idle_ms": 60_000}), scene.pool, scene.redis)
+    async with Redis.from_url(
+        scene.settings.redis_url, single_connection_client=True, client_name="the-dead"
+    ) as connection:
+        await connection.ping()
+        await scene.grab(*crowd(drop, 4))
+        await leave_lying(scene, "the-dead")
+        await asyncio.sleep(GONE_IDLE_MS / 1_000 + 0.1)
+        async with opened(patient) as drainer:
+            assert await drainer.run_once() == DrainCounts()
+    async with opened(patient) as drainer:
+        assert (await drainer.run_once()).committed == 4
+    await scene.check_drained(drop)
 
 
 async def test_two_drainers_share_a_stream(scene: Scene) -> None:

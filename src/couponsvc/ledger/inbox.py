@@ -2,7 +2,7 @@
 
 Nothing on the stream is lost between two drainers: an entry handed out stays in its consumer's
 list until it is acknowledged. After any failure the own list is read again; what another
-consumer has left lying is taken over.
+consumer has left lying is taken over: at once where its connection is gone, as a killed process's is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,10 @@ LOOK_FOR_DEAD_SHARE: Final = 0.5
 """How often the lists of others are looked through, as a share of the idle time."""
 GRANT_BYTES: Final = 60
 """A packed grant with usual tokens and numbers."""
+LOOK_FOR_GONE_EVERY_S: Final = 1.0
+GONE_IDLE_MS: Final = 500
+"""Entries of a consumer without a connection are claimed once they have lain for so long: it may be
+connecting anew, and of several who see it one is to have them."""
 LIST_END: Final = "0-0"
 GATHER_BELOW_SHARE: Final = 1 / 3
 """A read that brings less than this share of the last one asks once more before the commit.
@@ -58,6 +62,7 @@ class Inbox:
         self._own_after: str | None = None
         self._cursor = LIST_END
         self._look_at_s = now_s()
+        self._look_for_gone_at_s = now_s()
         self._last_count = 0
         """Grants that the last read of new entries brought, about."""
 
@@ -95,6 +100,12 @@ class Inbox:
             left_lying = await self._take_over(count)
             if left_lying:
                 return left_lying
+        if self._now_s() >= self._look_for_gone_at_s:
+            left_behind = await self._stream.claim_gone(GONE_IDLE_MS, count)
+            if left_behind:
+                metrics.take_overs.inc(len(left_behind))
+                return left_behind
+            self._look_for_gone_at_s = self._now_s() + LOOK_FOR_GONE_EVERY_S
         entries = fresh = await self._stream.read_new(count, block_ms)
         grants = _grants_about(entries)
         if entries and grants < self._last_count * GATHER_BELOW_SHARE:

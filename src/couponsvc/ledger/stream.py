@@ -1,12 +1,16 @@
 """The grant stream's commands, on a line of the drainer's own, with the types of their replies."""
 
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from couponsvc.support.resp import Argument, RespLine
+
+_NAME_OF_CLIENT: Final = re.compile(rb" name=(\S+) ")
 
 
 class RawEntry(NamedTuple):
@@ -33,9 +37,12 @@ class GrantStream:
         self._line: RespLine | None = None
 
     async def line(self) -> RespLine:
-        """The line to Redis, opened anew where it was lost."""
+        """The line to Redis, opened anew where it was lost. It bears our name, for `claim_gone`."""
         if self._line is None or not self._line.usable:
-            self._line = await self._connect()
+            line = await self._connect()
+            with suppress(ResponseError):  # not permitted: then nobody can tell that we are gone
+                await line.call("CLIENT", "SETNAME", self._consumer)
+            self._line = line
         return self._line
 
     def close(self) -> None:
@@ -69,6 +76,49 @@ class GrantStream:
             "XAUTOCLAIM", self._stream, self._group, self._consumer, idle_ms, cursor, "COUNT", count
         )
         return reply[0].decode(), _raw_entries(reply[1])
+
+    async def claim_gone(self, idle_ms: int, count: int) -> list[RawEntry]:
+        """Entries of consumers that have no connection any more; they become this consumer's.
+
+        The connection of a process that was killed is closed by its system at once. One that is only
+        cut off may lose entries to us that it is about to commit: harmless, as every replay is. Where
+        the server does not let us see names, nothing is claimed here.
+        """
+        suspects = await self._holding_others()
+        if not suspects:
+            return []
+        try:
+            clients: bytes = await self._call("CLIENT", "LIST")
+        except ResponseError:
+            return []
+        present = set(_NAME_OF_CLIENT.findall(clients))
+        if self._consumer.encode() not in present:
+            return []
+        claimed: list[RawEntry] = []
+        for suspect in suspects:
+            if suspect not in present and len(claimed) < count:
+                claimed += await self._claim(suspect, idle_ms, count - len(claimed))
+        return claimed
+
+    async def _holding_others(self) -> list[bytes]:
+        """Names of the other consumers that have entries in their hands."""
+        names = []
+        for row in await self._call("XINFO", "CONSUMERS", self._stream, self._group):
+            facts = dict(zip(row[::2], row[1::2], strict=True))
+            if facts[b"pending"] and facts[b"name"] != self._consumer.encode():
+                names.append(facts[b"name"])
+        return names
+
+    async def _claim(self, consumer: bytes, idle_ms: int, count: int) -> list[RawEntry]:
+        rows = await self._call(
+            "XPENDING", self._stream, self._group, "IDLE", idle_ms, "-", "+", count, consumer
+        )
+        if not rows:
+            return []
+        ids = [row[0] for row in rows]
+        return _raw_entries(
+            await self._call("XCLAIM", self._stream, self._group, self._consumer, idle_ms, *ids)
+        )
 
     async def deliveries(self, entry_id: str) -> int:
         """How often an entry was handed out; 0 where it is not pending any more."""
