@@ -11,15 +11,16 @@ from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.gate.definition import DefinitionResult, apply_definition
-from couponsvc.gate.loading import LoadIncomplete, mend_backlog
+from couponsvc.gate.loading import PublishResult, mend_backlog
 from couponsvc.reconcile import metrics
 from couponsvc.reconcile.glancing import Glancer
 from couponsvc.reconcile.judging import Finding, Kind
 from couponsvc.reconcile.looking import Look
 from couponsvc.reconcile.proving import Prover
-from couponsvc.reconcile.rebuild import Overtaken, open_new_drop, rebuild
+from couponsvc.reconcile.rebuild import Lost, load_all_raised, open_new_drops, raise_epochs
 from couponsvc.reconcile.snapshot import Pool
 from couponsvc.support import logs
+from couponsvc.values.drop import Drop
 
 PROOF_LOOKS_COUNT: Final = 3
 """Looks in a row that must agree before a drop in motion counts as wrong."""
@@ -68,6 +69,10 @@ class Attendant:
         self._redis: Final = redis
         self._shard: Final = shard
         self._attention: Final[dict[int, Attention]] = {}
+        self._fresh: list[Drop] = []
+        """Found by the look that is under way: never open before."""
+        self._lost: list[Lost] = []
+        """Found by it, too: to be loaded again."""
         self._glancer: Final = Glancer(pool, redis, shard)
         self._prover: Final = Prover(pool, redis)
 
@@ -78,6 +83,7 @@ class Attendant:
             OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: one of
                 the two cannot be asked.
         """
+        self._fresh, self._lost = [], []  # what a look found that broke off is found again
         glance = await self._glancer.glance()
         sound = []
         for look in glance.looks:
@@ -88,9 +94,10 @@ class Attendant:
                 sound.append(look)
         unproven = await self._prover.prove(sound)
         for look in sound:
-            settled = await self._attend(look, unproven.get(look.ledger.drop.drop_no, []), counts)
+            settled = await self._attend(look, unproven.get(look.drop_no, []), counts)
             if settled and self._prover.covers(look):
                 self._glancer.settle(look)
+        await self._carry_out(counts)
         counts.looked_at += glance.drop_count
         stream = glance.stream
         if stream.backlog and not stream.entry_count and await mend_backlog(self._redis, self._shard):
@@ -104,8 +111,7 @@ class Attendant:
         if look.epoch_moved:
             return False
         if look.never_open and not attention.seen_loaded:
-            if await open_new_drop(self._pool, self._redis, drop):
-                counts.loaded += 1
+            self._fresh.append(drop)
             return False
         attention.seen_loaded = attention.seen_loaded or look.loaded
         if look.loaded and look.behind:
@@ -120,7 +126,7 @@ class Attendant:
         self._show_drift(drop.drop_id, sum(finding.amount for finding in proven), attention)
         if proven:
             counts.drifting += 1
-            await self._mend(look, proven, attention, counts)
+            self._judge_lost(look, proven, attention)
         elif not attention.streaks:
             attention.rebuild_count = 0
         return look.at_rest and not findings
@@ -144,9 +150,8 @@ class Attendant:
             return findings
         return [finding for finding in findings if attention.streaks[finding.kind] >= PROOF_LOOKS_COUNT]
 
-    async def _mend(
-        self, look: Look, proven: list[Finding], attention: Attention, counts: ReconcileCounts
-    ) -> None:
+    def _judge_lost(self, look: Look, proven: list[Finding], attention: Attention) -> None:
+        """Have a drop loaded again where that may help, but not again and again."""
         drop = look.ledger.drop
         if monotonic() < attention.not_before:
             return
@@ -157,14 +162,16 @@ class Attendant:
         pause_s = REBUILD_PAUSES_S[min(attention.rebuild_count, len(REBUILD_PAUSES_S) - 1)]
         attention.rebuild_count += 1
         attention.not_before = monotonic() + pause_s
-        if not any(finding.kind.mended_by_rebuild for finding in proven):
-            return
-        try:
-            await rebuild(self._pool, self._redis, drop, look.after.published)
-        except Overtaken as overtaken:
-            log.info("rebuild given up", drop_id=drop.drop_id, reason=str(overtaken))
-        except LoadIncomplete as error:
-            log.error("drop stays closed", drop_id=drop.drop_id, reason=str(error))  # noqa: TRY400 - a trace adds nothing
-        else:
-            counts.rebuilt += 1
-            attention.streaks.clear()
+        if any(finding.kind.mended_by_rebuild for finding in proven):
+            self._lost.append(Lost(drop, look.after.published))
+
+    async def _carry_out(self, counts: ReconcileCounts) -> None:
+        """Load what this look found to be new or lost, all together."""
+        counts.loaded += sum(await open_new_drops(self._pool, self._redis, self._fresh))
+        began = monotonic()
+        raised = await raise_epochs(self._pool, self._redis, self._lost)
+        results = await load_all_raised(self._pool, self._redis, raised, began)
+        for side, result in zip(raised, results, strict=True):
+            if result is PublishResult.PUBLISHED:
+                counts.rebuilt += 1
+                self._attention[side.drop.drop_no].streaks.clear()

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from couponsvc.reconcile.examining import POLL_MS, Examination, examine
 from couponsvc.reconcile.judging import Finding
 from couponsvc.reconcile.proofs import prove_events, prove_numbers, prove_outbox
-from couponsvc.reconcile.snapshot import QUERIES, Pool, StreamSide, read_ledger, read_stream
+from couponsvc.reconcile.snapshot import QUERIES, Pool, StreamSide, read_stream
 from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
@@ -85,10 +85,8 @@ async def check(
         if drop_nos == [None]:
             raise LookupError(f"there is no drop {drop_id}; see GET /v1/drops or leave --drop out")
     give_up_at = monotonic() + patience_s
-    return [
-        await _check_drop(pool, redis, shard, side.drop.drop_no, give_up_at)
-        for side in await read_ledger(pool, shard, drop_nos)
-    ]
+    examinations = await examine(pool, redis, shard, drop_nos, give_up_at, mend=False)
+    return [await _prove(pool, examination) for examination in examinations]
 
 
 async def check_stream(redis: Redis, shard: int, *, patience_s: float = PATIENCE_S) -> StreamSide:
@@ -172,10 +170,8 @@ async def _check_all(settings: Settings, drop_id: str | None) -> tuple[list[Drop
     return checks, stream
 
 
-async def _check_drop(
-    pool: "Pool[asyncpg.Record]", redis: Redis, shard: int, drop_no: int, give_up_at: float
-) -> DropCheck:
-    examination = await examine(pool, redis, shard, drop_no, give_up_at, mend=False)
+async def _prove(pool: "Pool[asyncpg.Record]", examination: Examination) -> DropCheck:
+    drop_no = examination.look.drop_no
     numbers = (await prove_numbers(pool, {drop_no: 0}))[drop_no]
     outbox = (await prove_outbox(pool, {drop_no: 0}))[drop_no]
     events = await prove_events(pool, drop_no)

@@ -23,6 +23,11 @@ class Look(NamedTuple):
     """The epoch was raised during the look: it says nothing."""
 
     @property
+    def drop_no(self) -> int:
+        """Of the drop."""
+        return self.ledger.drop.drop_no
+
+    @property
     def loaded(self) -> bool:
         """Whether the drop can be open in Redis."""
         return is_loaded(self.after, self.ledger.drop)

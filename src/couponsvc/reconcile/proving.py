@@ -8,7 +8,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from couponsvc.reconcile.holders import compare_holders
-from couponsvc.reconcile.judging import Finding, Kind
+from couponsvc.reconcile.judging import Finding
 from couponsvc.reconcile.looking import Look
 from couponsvc.reconcile.proofs import prove_numbers, prove_outbox
 from couponsvc.reconcile.snapshot import Pool
@@ -50,7 +50,7 @@ class Prover:
 
     def covers(self, look: Look) -> bool:
         """Whether nothing of the drop is left to prove."""
-        return look.ledger.drop.drop_no in self._proven and self._of(look).covers(look)
+        return look.drop_no in self._proven and self._of(look).covers(look)
 
     async def prove(self, looks: Sequence[Look]) -> dict[int, list[Finding]]:
         """What is wrong, by `drop_no`, with the vouchers issued since the last proof; all at the first.
@@ -70,24 +70,25 @@ class Prover:
             for drop_no, proof in (await prove_outbox(self._pool, seqs)).items():
                 self._proven[drop_no].outbox_seq = proof.proven_seq
                 findings.setdefault(drop_no, []).extend(proof.findings)
-        for look in looks:
-            if look.at_rest and self._of(look).holders_seq < look.ledger.issued:
-                findings.setdefault(look.ledger.drop.drop_no, []).extend(await self._prove_holders(look))
+        resting = [look for look in looks if look.at_rest and self._of(look).holders_seq < look.ledger.issued]
+        for drop_no, found in (await self._prove_holders(resting)).items():
+            findings.setdefault(drop_no, []).extend(found)
         return findings
 
     def _of(self, look: Look) -> Proven:
-        return self._proven.setdefault(look.ledger.drop.drop_no, Proven())
+        return self._proven.setdefault(look.drop_no, Proven())
 
-    async def _prove_holders(self, look: Look) -> list[Finding]:
-        proven = self._of(look)
-        drift = await compare_holders(
-            self._pool, self._redis, look.ledger.drop, at_rest=False, after_seq=proven.holders_seq
-        )
-        if drift.missing or drift.differing:
-            detail = f"{drift.missing} of {drift.row_count} have no holder, {drift.differing} another note"
-            return [Finding(Kind.HOLDERS, drift.missing + drift.differing, detail)]
-        proven.holders_seq = look.ledger.issued
-        return []
+    async def _prove_holders(self, looks: Sequence[Look]) -> dict[int, list[Finding]]:
+        if not looks:
+            return {}
+        drifts = await compare_holders(
+            self._pool, self._redis, [look.ledger for look in looks], at_rest=False,
+            after_seqs={look.drop_no: self._of(look).holders_seq for look in looks},
+        )  # fmt: skip
+        for look in looks:
+            if not drifts[look.drop_no].findings():
+                self._of(look).holders_seq = look.ledger.issued
+        return {drop_no: drift.findings() for drop_no, drift in drifts.items()}
 
 
 def _portions(proven: Sequence[tuple[Look, int]]) -> Iterator[dict[int, int]]:
@@ -101,7 +102,7 @@ def _portions(proven: Sequence[tuple[Look, int]]) -> Iterator[dict[int, int]]:
         if portion and voucher_count + new_count > STATEMENT_VOUCHERS_COUNT:
             yield portion
             portion, voucher_count = {}, 0
-        portion[look.ledger.drop.drop_no] = proven_seq
+        portion[look.drop_no] = proven_seq
         voucher_count += new_count
     if portion:
         yield portion
