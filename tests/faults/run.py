@@ -14,7 +14,7 @@ from typing import Final
 
 import uvloop
 
-from tests.faults.harness.run import Result, run_seed
+from tests.faults.harness.run import Result, judge_again, run_seed
 
 GC_THRESHOLD: Final = 200_000
 """Hundreds of thousands of records that live to the end: looking for cycles among them costs a stall."""
@@ -23,12 +23,18 @@ GC_THRESHOLD: Final = 200_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the seeds that the command line names."""
     options = _options(arguments)
+    if options.judge is not None:
+        report = judge_again(options.judge)
+        _print(report.text() or f"every promise kept: {report.checked}")
+        return 1 if report.violations else 0
     gc.set_threshold(GC_THRESHOLD, 50, 50)
     options.out.mkdir(parents=True, exist_ok=True)
     broken, confirmed_count, began_s = [], 0, time.monotonic()
     with (options.out / "results.jsonl").open("a") as results:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            result = uvloop.run(run_seed(seed, options.seconds, options.out, keep_all=options.keep))
+            result = uvloop.run(
+                run_seed(seed, options.seconds, options.out, keep_all=options.keep, source=options.source)
+            )
             results.write(result.text() + "\n")
             results.flush()
             confirmed_count += result.confirmed_vouchers
@@ -54,7 +60,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long faults are planted in each")
     parser.add_argument("--out", type=Path, default=Path("var/faults"))
+    parser.add_argument("--source", type=Path, help="run the service from there instead of src")
     parser.add_argument("--keep", action="store_true", help="keep history and logs of good runs too")
+    parser.add_argument("--judge", type=Path, help="judge again what a run left in this directory")
     return parser.parse_args(arguments)
 
 

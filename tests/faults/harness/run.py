@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,11 +12,11 @@ import msgspec
 from couponsvc.client import ApiClient, ApiRefused, Unreachable
 from tests.faults.harness.asking import Asker
 from tests.faults.harness.changing import Changing
+from tests.faults.harness.checker import Report, judge
 from tests.faults.harness.crowd import FINAL_ROLES, Crowd
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.fault_kinds import Capabilities
 from tests.faults.harness.final import FinalState, read_final
-from tests.faults.harness.first_judge import Report, judge
 from tests.faults.harness.history import History
 from tests.faults.harness.nemesis import Nemesis
 from tests.faults.harness.numbers import NumberBook
@@ -28,7 +27,8 @@ SELL_OUT_PATIENCE_S: Final = 45.0
 """The judge allows 10 s; longer here, so that it can tell what would have happened."""
 OPEN_PATIENCE_S: Final = 20.0
 _POLL_S: Final = 0.05
-COUNTEREXAMPLES_MAX_COUNT: Final = 5
+FINAL_NAME: Final = "final.msgpack"
+HISTORY_NAME: Final = "history.gz"
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -57,6 +57,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 class _Found(NamedTuple):
     result: Result
+    report: Report
     history: History
     final: FinalState
 
@@ -74,7 +75,9 @@ class _Stopwatch:
         self._since_s = now_s
 
 
-async def run_seed(seed: int, seconds: float, out_dir: Path, *, keep_all: bool = False) -> Result:
+async def run_seed(
+    seed: int, seconds: float, out_dir: Path, *, keep_all: bool = False, source: Path | None = None
+) -> Result:
     """Run one schedule on a deployment of its own.
 
     Args:
@@ -82,12 +85,13 @@ async def run_seed(seed: int, seconds: float, out_dir: Path, *, keep_all: bool =
         seconds: How long faults are planted.
         out_dir: Where a run with violations leaves plan, history, final state and logs.
         keep_all: Leave them whatever was found.
+        source: Run the service from there instead of `src`.
     """
     watch = _Stopwatch()
     base = Path(tempfile.mkdtemp(prefix=f"couponsvc-faults-{seed}-"))
     try:
         base.chmod(0o711)  # as root, the engines' account must get through to its own part
-        async with Deployment(base) as deployment:
+        async with Deployment(base, source=source) as deployment:
             plan = make_plan(seed, seconds, _capabilities(deployment))
             print(plan.text(), flush=True)  # noqa: T201 - what repeats a run must be seen before it
             await deployment.until_ready(START_PATIENCE_S)
@@ -143,7 +147,7 @@ async def _run(deployment: Deployment, plan: Plan, base: Path, watch: _Stopwatch
         checked=dict(report.checked),
         took_s=watch.took_s,
     )
-    return _Found(result, history, final)
+    return _Found(result, report, history, final)
 
 
 async def _press_and_break(
@@ -198,17 +202,9 @@ def _state(api: ApiClient, drop_id: str) -> str:
 
 
 def _told(report: Report) -> list[str]:
-    counts = Counter(violation.rule for violation in report.violations)
-    told: Counter[str] = Counter()
-    lines = []
-    for violation in report.violations:
-        told[violation.rule] += 1
-        if told[violation.rule] <= COUNTEREXAMPLES_MAX_COUNT:
-            lines.append(f"{violation.rule}: {violation.says}")
-    return lines + [
-        f"{rule}: {count} violations in all"
-        for rule, count in counts.items()
-        if count > COUNTEREXAMPLES_MAX_COUNT
+    return [
+        f"{violation.rule} ({report.broken[violation.rule]} times): {violation.says}"
+        for violation in report.violations
     ]
 
 
@@ -220,13 +216,24 @@ def _unsold(sold_out_s: dict[str, float]) -> list[str]:
     ]
 
 
+def judge_again(directory: Path) -> Report:
+    """Judge what a run has left once more.
+
+    Raises:
+        OSError, msgspec.MsgspecError: nothing is there, or not what a run leaves.
+    """
+    final = msgspec.msgpack.decode((directory / FINAL_NAME).read_bytes(), type=FinalState)
+    return judge(History.load(directory / HISTORY_NAME), final)
+
+
 def _keep(directory: Path, logs: list[Path], plan: Plan, found: _Found) -> None:
     """Leave everything that is needed to find out what happened, and to judge it again."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / "plan.json").write_text(plan.text())
     (directory / "result.json").write_text(found.result.text())
-    (directory / "final.msgpack").write_bytes(msgspec.msgpack.encode(found.final))
-    found.history.save(directory / "history.gz")
+    (directory / "report.txt").write_text(found.report.text())
+    (directory / FINAL_NAME).write_bytes(msgspec.msgpack.encode(found.final))
+    found.history.save(directory / HISTORY_NAME)
     for path in logs:
         shutil.copyfile(path, directory / path.name)
