@@ -21,12 +21,8 @@ from couponsvc.ledger.drainer import Drainer
 from couponsvc.outbox.relay import Relay
 from couponsvc.processes.api import run_api
 from couponsvc.programs import admission
-from couponsvc.programs.admission import (
-    CredentialRequest,
-    Kind,
-    NewCredential,
-    create_development_credentials,
-)
+from couponsvc.programs.admission import CredentialRequest, Kind, NewCredential
+from couponsvc.programs.development_credentials import create_development_credentials
 from couponsvc.reconcile.check import check
 from couponsvc.reconcile.reconciler import Reconciler
 from couponsvc.settings import Settings

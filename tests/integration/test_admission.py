@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from couponsvc.admission_cli import key_app, partner_app
 from couponsvc.processes.running import ProcessFailed
-from couponsvc.programs import admission
+from couponsvc.programs import admission, development_credentials, live_credentials
 from couponsvc.programs.admission import CredentialRequest, Holder, Kind
 from couponsvc.programs.public_key import BadPublicKey, read_public_key
 from couponsvc.support.sealing import CannotOpen, MasterKey
@@ -73,12 +73,12 @@ async def test_an_hmac_secret_is_kept_sealed_and_for_its_key_only(admitted: Pool
     assert one.secret is not None
     secret = base64.b64decode(one.secret, validate=True)
     assert len(secret) == 32
-    row = {row["key_id"]: row for row in await admission.read_live_credentials(admitted)}[one.key_id]
-    key = admission.verifying_key(row, MASTER)
+    row = {row["key_id"]: row for row in await live_credentials.read_live_credentials(admitted)}[one.key_id]
+    key = live_credentials.verifying_key(row, MASTER)
     assert isinstance(key, HmacKey)
     assert key.verifies(b"base", HmacKey("", secret).sign(b"base"))
     with pytest.raises(CannotOpen):
-        MASTER.open(row["sealed_secret"], admission.SECRET_PURPOSE, two.key_id)
+        MASTER.open(row["sealed_secret"], live_credentials.SECRET_PURPOSE, two.key_id)
     stored = await text_of_everything(admitted)
     assert one.secret not in stored
     assert secret.hex() not in stored
@@ -107,8 +107,8 @@ async def test_an_ed25519_partner_gives_its_public_key(admitted: Pool, text: str
     made = await make(admitted, "ed25519", public_key=text)
     assert made.secret is None
     assert made.token is None
-    (row,) = await admission.read_live_credentials(admitted)
-    key = admission.verifying_key(row, MASTER)
+    (row,) = await live_credentials.read_live_credentials(admitted)
+    key = live_credentials.verifying_key(row, MASTER)
     assert isinstance(key, Ed25519Key)
     assert key.verifies(b"base", PRIVATE.sign(b"base"))
 
@@ -196,7 +196,7 @@ async def test_a_revoked_key_is_gone_and_cannot_be_rotated(admitted: Pool) -> No
     made = await make(admitted)
     assert await admission.revoke_key(admitted, "test", made.key_id)
     assert not await admission.revoke_key(admitted, "test", made.key_id)
-    assert await admission.read_live_credentials(admitted) == []
+    assert await live_credentials.read_live_credentials(admitted) == []
     with pytest.raises(admission.Conflict, match="revoked or expired"):
         await admission.rotate_key(admitted, MASTER, "test", made.key_id)
     for unknown in (
@@ -209,7 +209,7 @@ async def test_a_revoked_key_is_gone_and_cannot_be_rotated(admitted: Pool) -> No
 
 async def test_development_credentials_are_made_once_however_many_ask(pool: Pool) -> None:
     answers = await asyncio.gather(
-        *(admission.create_development_credentials(pool, MASTER) for _ in range(6))
+        *(development_credentials.create_development_credentials(pool, MASTER) for _ in range(6))
     )
     (made,) = [answer for answer in answers if answer is not None]
     assert {holder: set(parts) for holder, parts in made.items()} == {
@@ -219,11 +219,11 @@ async def test_development_credentials_are_made_once_however_many_ask(pool: Pool
     }
     assert made["partner"]["partner_id"] == "bank-a"
     assert len(await admission.list_keys(pool)) == 4
-    assert await admission.create_development_credentials(pool, MASTER) is None
+    assert await development_credentials.create_development_credentials(pool, MASTER) is None
 
 
 async def test_development_credentials_join_a_partner_that_is_there(admitted: Pool) -> None:
-    assert await admission.create_development_credentials(admitted, MASTER) is not None
+    assert await development_credentials.create_development_credentials(admitted, MASTER) is not None
     assert len(await admission.list_partners(admitted)) == 1
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from couponsvc.api import auth
 from couponsvc.api.auth import Authenticator, KeyNotCached, Principal, ScopeMissing, Unauthenticated
-from couponsvc.programs import admission
+from couponsvc.programs import admission, development_credentials
 from couponsvc.programs.admission import CredentialRequest, NewCredential
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.signing import Ed25519SigningKey, HmacKey, SigningKey, sign
@@ -120,7 +120,7 @@ async def test_two_partners_are_kept_apart(
 
 
 async def test_scopes_are_those_of_the_holder(pool: Pool, authenticator: CountingAuthenticator) -> None:
-    made = await admission.create_development_credentials(pool, MASTER)
+    made = await development_credentials.create_development_credentials(pool, MASTER)
     assert made is not None
     may = {
         "operator": {"operate", "read", "audit"},

@@ -22,6 +22,7 @@ CODES = {
     AnswerKind.ENDED: "ended",
     AnswerKind.PAUSED: "paused",
     AnswerKind.OVERLOADED: "overloaded",
+    AnswerKind.RATE_LIMITED: "rate_limited",
     AnswerKind.CLOSED: "rebuilding",
     AnswerKind.LOST: "gate_unavailable",
     AnswerKind.AGAIN: "gate_unavailable",

@@ -9,7 +9,7 @@ While Postgres is away the last snapshot stays in force; only revocations wait.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -18,7 +18,7 @@ import structlog
 
 from couponsvc.api.credential_table import Credential, CredentialTable
 from couponsvc.api.principal import KeyNotCached, Principal, ScopeMissing, Unauthenticated
-from couponsvc.programs.admission import read_live_credentials
+from couponsvc.programs.live_credentials import read_live_credentials
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.signing import (
     Request,
@@ -130,6 +130,11 @@ class Authenticator:
         if credential.expires_s <= now_s:
             raise Unauthenticated(f"The key {credential.principal.key_id} has expired: use its successor.")
         return credential.principal
+
+    @property
+    def limited(self) -> Mapping[bytes, Principal]:
+        """Partners whose rate is limited, by the `keyid` of each signing key."""
+        return self._table.limited
 
     def _bearer(self, authorization: bytes) -> Credential:
         kind, _, token = authorization.strip(b" \t").partition(b" ")

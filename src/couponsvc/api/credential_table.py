@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 
 from couponsvc.api.principal import Principal
-from couponsvc.programs.admission import verifying_key
+from couponsvc.programs.live_credentials import rate_of, verifying_key
 from couponsvc.support.sealing import CannotOpen, MasterKey
 from couponsvc.support.signing import VerifyingKey
 
@@ -30,13 +30,15 @@ class Credential:
 class CredentialTable:
     """One snapshot of all live credentials; never changed once made."""
 
-    __slots__ = ("by_token_hash", "credentials", "keys", "rows")
+    __slots__ = ("by_token_hash", "credentials", "keys", "limited", "rows")
 
     def __init__(self, rows: Sequence[asyncpg.Record], master_key: MasterKey, before: Self | None) -> None:
         self.rows: Final[dict[str, asyncpg.Record]] = {}
         self.credentials: Final[dict[str, Credential]] = {}
         self.keys: Final[dict[str, VerifyingKey]] = {}
         self.by_token_hash: Final[dict[bytes, Credential]] = {}
+        self.limited: Final[dict[bytes, Principal]] = {}
+        """Of the partners whose rate is limited, by the `keyid` that a signature names."""
         for row in rows:
             key_id: str = row["key_id"]
             self.rows[key_id] = row
@@ -49,6 +51,8 @@ class CredentialTable:
             self.credentials[key_id] = credential
             if credential.key is not None:
                 self.keys[key_id] = credential.key
+                if credential.principal.rate is not None:
+                    self.limited[key_id.encode()] = credential.principal
             if row["token_hash"] is not None:
                 self.by_token_hash[row["token_hash"]] = credential
 
@@ -64,7 +68,12 @@ def _read_or_tell(row: asyncpg.Record, master_key: MasterKey) -> Credential | No
 
 def _read(row: asyncpg.Record, master_key: MasterKey) -> Credential:
     principal = Principal(
-        row["key_id"], row["holder"], row["partner_no"], row["partner_id"], frozenset(row["scopes"])
+        row["key_id"],
+        row["holder"],
+        row["partner_no"],
+        row["partner_id"],
+        frozenset(row["scopes"]),
+        rate_of(row),
     )
     expires_at = row["expires_at"]
     expires_s = inf if expires_at is None else expires_at.timestamp()

@@ -1,6 +1,7 @@
 """One total table from a grab's final answer to status, headers and body."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ from couponsvc.api.problems import MEDIA_TYPE, RETRY_AFTER_S, render_problem
 from couponsvc.programs.catalog import Listing
 from couponsvc.values.answer import Answer, AnswerKind
 from couponsvc.values.moment import rfc3339
+from couponsvc.values.rate import Rate
 from couponsvc.values.voucher import Issued
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -53,6 +55,7 @@ _PLAIN: Final[dict[AnswerKind, tuple[int, bytes, Headers]]] = {
     AnswerKind.ENDED: _plain("ended"),
     AnswerKind.PAUSED: _plain("paused"),
     AnswerKind.OVERLOADED: _plain("overloaded"),
+    AnswerKind.RATE_LIMITED: _plain("rate_limited"),
     AnswerKind.LOST: _plain("gate_unavailable"),
     AnswerKind.AGAIN: _plain("gate_unavailable"),
 }
@@ -75,6 +78,25 @@ def reply(answer: Answer, listing: Listing, asked: GrabBody) -> Reply:
                 return status, b"%b%b%b" % (begin, asked.out_request_no.encode(), _END), headers
             status, body = _refusal(answer, listing, asked)
             return status, body, problem_headers(status)
+
+
+_RATE_LIMITED: Final = render_problem("rate_limited")
+
+
+@lru_cache(maxsize=256)
+def rate_refusal(rate: Rate, wait_s: int) -> Reply:
+    """What a partner is told whose rate is used up, for so many whole seconds.
+
+    Fields as in draft-ietf-httpapi-ratelimit-headers; `Retry-After` is the one to follow.
+    """
+    status, body = _RATE_LIMITED
+    headers = (
+        *_PROBLEM,
+        (b"retry-after", b"%d" % wait_s),
+        (b"ratelimit-policy", b'"grabs";q=%d;w=1' % rate.per_second),
+        (b"ratelimit", b'"grabs";r=0;t=%d' % wait_s),
+    )
+    return status, body, headers
 
 
 def _voucher(answer: Answer, listing: Listing, asked: GrabBody) -> bytes:

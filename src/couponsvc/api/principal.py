@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from couponsvc.programs.admission import Holder
+from couponsvc.programs.credential import Holder
+from couponsvc.values.rate import Rate
 
 
 class Unauthenticated(Exception):
@@ -39,6 +40,8 @@ class Principal:
     """None for operators and auditors."""
     partner_id: str | None
     scopes: frozenset[str]
+    rate: Rate | None = None
+    """Of the partner, where it is limited."""
 
     def require(self, scope: str) -> None:
         """Check that the caller may do something.

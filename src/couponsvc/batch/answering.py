@@ -14,6 +14,7 @@ PLAIN: Final[dict[int, Answer]] = {
     ord(outcome.value): Answer(kind)
     for outcome, kind in (
         (Outcome.FENCED, AnswerKind.AGAIN),
+        (Outcome.RATE_LIMITED, AnswerKind.RATE_LIMITED),
         (Outcome.PAUSED, AnswerKind.PAUSED),
         (Outcome.SOLD_OUT_PENDING, AnswerKind.SOLD_OUT_PENDING),
         (Outcome.SOLD_OUT, AnswerKind.SOLD_OUT),
@@ -39,7 +40,12 @@ def of_outcome(outcome: Outcome, note: bytes) -> Answer | None:
         case Outcome.ENDED:
             return Answer(AnswerKind.ENDED, moment_ms=int(note))
         case (
-            Outcome.FENCED | Outcome.PAUSED | Outcome.SOLD_OUT_PENDING | Outcome.SOLD_OUT | Outcome.OVERLOADED
+            Outcome.FENCED
+            | Outcome.RATE_LIMITED
+            | Outcome.PAUSED
+            | Outcome.SOLD_OUT_PENDING
+            | Outcome.SOLD_OUT
+            | Outcome.OVERLOADED
         ):
             return PLAIN[ord(outcome.value)]
         case _:

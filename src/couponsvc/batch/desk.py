@@ -20,10 +20,12 @@ import structlog
 
 from couponsvc import limits
 from couponsvc.batch import answering, metrics
+from couponsvc.batch.pace import Pace
+from couponsvc.batch.packing import pack
 from couponsvc.batch.ticket import Tell, Ticket
 from couponsvc.batch.waiting import Flight, LookUp, WaitingRoom
 from couponsvc.gate.connection import GateClosed, ReplyLost, TakeDecision
-from couponsvc.gate.grabbing import OUTCOME_OF, Decision, grab_command
+from couponsvc.gate.grabbing import OUTCOME_OF, Decision
 from couponsvc.support.kill_points import kill_point
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys, wire
@@ -73,15 +75,17 @@ class Desk:
         self._batch_numbers: Final = count(1)
         self._room: Final = WaitingRoom(look_up, confirm_wait_ms)
 
-    def hand_in(self, drop: Drop, grab: Grab, tell: Tell, *, confirm: bool = True) -> None:
-        """Queue a grab; `tell` gets its final answer, later and once.
+    def hand_in(
+        self, drop: Drop, grab: Grab, tell: Tell, *, confirm: bool = True, pace: Pace | None = None
+    ) -> None:
+        """Queue a grab; `tell` gets its final answer, later and once. `pace`: a limited partner's.
 
         Raises:
             Overloaded: too many wait already; `tell` will not be called.
         """
         if self.full:
             raise Overloaded
-        self._queue.append(Ticket(drop, grab, tell, confirm=confirm))
+        self._queue.append(Ticket(drop, grab, tell, confirm=confirm, pace=pace))
         self._dispatch()
 
     def submit(self, drop: Drop, grab: Grab, *, confirm: bool = True) -> asyncio.Future[Answer]:
@@ -156,23 +160,12 @@ class Desk:
 
     def _send(self, tickets: list[Ticket]) -> None:
         flight = Flight(next(self._batch_numbers), tickets)
-        drops: dict[tuple[int, int], int] = {}
-        rows = []
-        origin = wire.NOBODY
-        for ticket in tickets:
-            if ticket.confirm:
-                origin = self.origin
-            key = ticket.drop_key
-            index = drops.get(key)
-            if index is None:
-                index = drops[key] = len(drops) + 1
-            rows.append(wire.grab_row(index, ticket.grab))
-        key_names, arguments = grab_command(
-            self._shard,
-            wire.encode_origin(origin, flight.batch_no),
-            list(drops),
-            rows,
-            self._backlog_max_count,
+        key_names, arguments, paces = pack(
+            tickets,
+            shard=self._shard,
+            origin=self.origin,
+            batch_no=flight.batch_no,
+            backlog_max_count=self._backlog_max_count,
         )
         self._room.board(flight)
         self._in_flight_count += 1
@@ -188,6 +181,8 @@ class Desk:
             self._in_flight_count -= 1
             if isinstance(told, Decision):
                 metrics.decided(len(tickets), perf_counter() - began)
+                if paces:
+                    _tell_paces(paces, told.notes, began)
             self._read(flight, told)
             self._dispatch()
 
@@ -264,6 +259,11 @@ class Desk:
             log.warning("unreadable confirmation", error=str(error))
         except Exception:
             log.exception("a confirmation could not be handed on")
+
+
+def _tell_paces(paces: Sequence[Pace], notes: Sequence[bytes], sent_s: float) -> None:
+    for pace, ahead_us in zip(paces, notes[-len(paces) :], strict=True):
+        pace.told(int(ahead_us), sent_s)
 
 
 def _resolve_all(tickets: Sequence[Ticket], answer: Answer) -> None:

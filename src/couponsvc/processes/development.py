@@ -2,7 +2,7 @@
 
 import msgspec
 
-from couponsvc.programs.admission import create_development_credentials
+from couponsvc.programs.development_credentials import create_development_credentials
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.sealing import MasterKey
 

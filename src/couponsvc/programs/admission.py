@@ -24,10 +24,11 @@ from couponsvc.programs.credential import (
     NewCredential,
     checked_scopes,
 )
+from couponsvc.programs.live_credentials import SECRET_PURPOSE
 from couponsvc.programs.public_key import read_public_key
 from couponsvc.support.sealing import MasterKey
-from couponsvc.support.signing import Ed25519Key, HmacKey, VerifyingKey
 from couponsvc.support.sql import Queries
+from couponsvc.values.rate import Rate
 
 __all__ = [
     "SCOPES_OF",
@@ -47,12 +48,8 @@ Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 SECRET_BYTES: Final = 32
 TOKEN_PREFIX: Final = "couponsvc_"  # noqa: S105 - how every token starts
 """Lets scanners find a token that leaked into a repository or a log."""
-SECRET_PURPOSE: Final = "credential-secret"  # noqa: S105 - a name
-"""Purpose under which an HMAC secret is sealed; its owner is the key_id."""
 GRACE: Final = timedelta(hours=24)
 """How long the old key of a rotation lives on, if nothing else is said."""
-DEVELOPMENT_LABEL: Final = "development"
-DEVELOPMENT_PARTNER: Final = "bank-a"
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 
 
@@ -86,13 +83,33 @@ async def create_partner(pool: Pool, actor: str, partner_id: str, name: str) -> 
         partner_no: int | None = await connection.fetchval(SQL["insert_partner"], partner_id, name)
         if partner_no is None:
             raise Conflict(f"There is a partner named {partner_id} already.")
-        await _record(connection, actor, "partner.create", partner_id, {"name": name})
+        await record_operation(connection, actor, "partner.create", partner_id, {"name": name})
         return partner_no
 
 
 async def list_partners(pool: Pool) -> Sequence[Mapping[str, Any]]:
-    """`partner_id`, `name`, `created_at`, `live_key_count` of every partner."""
+    """`partner_id`, `name`, `created_at`, `live_key_count` and rate of every partner."""
     return [dict(row) for row in await pool.fetch(SQL["list_partners"])]
+
+
+async def limit_partner(pool: Pool, actor: str, partner_id: str, rate: Rate | None) -> None:
+    """Limit a partner's grabs, all API processes together; they know within five seconds.
+
+    Args:
+        pool: Postgres.
+        actor: Who does it, for the record.
+        partner_id: Whom.
+        rate: What it may send; None: as much as it likes.
+
+    Raises:
+        Unknown: no such partner.
+    """
+    values = (None, None) if rate is None else tuple(rate)
+    async with pool.acquire() as connection, connection.transaction():
+        if await connection.fetchval(SQL["limit_partner"], partner_id, *values) is None:
+            raise Unknown("partner", partner_id)
+        detail = None if rate is None else rate._asdict()
+        await record_operation(connection, actor, "partner.limit", partner_id, {"rate": detail})
 
 
 async def create_key(
@@ -105,7 +122,7 @@ async def create_key(
         Unknown: no such partner.
     """
     async with pool.acquire() as connection, connection.transaction():
-        return await _create(connection, master_key, actor, request)
+        return await add_credential(connection, master_key, actor, request)
 
 
 async def list_keys(pool: Pool, partner_id: str | None = None) -> Sequence[Mapping[str, Any]]:
@@ -162,10 +179,10 @@ async def rotate_key(
             public_key=public_key,
             label=old["label"],
         )
-        made = await _create(connection, master_key, actor, request)
+        made = await add_credential(connection, master_key, actor, request)
         ends_at: datetime = await connection.fetchval(SQL["expire_credential"], key_id, grace)
         detail = {"successor": made.key_id, "expires_at": ends_at.isoformat()}
-        await _record(connection, actor, "key.rotate", key_id, detail)
+        await record_operation(connection, actor, "key.rotate", key_id, detail)
         return made, ends_at
 
 
@@ -185,75 +202,18 @@ async def revoke_key(pool: Pool, actor: str, key_id: str) -> bool:
         if found["revoked_at"] is not None:
             return False
         await connection.execute(SQL["revoke_credential"], key_id)
-        await _record(connection, actor, "key.revoke", key_id, {})
+        await record_operation(connection, actor, "key.revoke", key_id, {})
         return True
 
 
-async def create_development_credentials(
-    pool: Pool, master_key: MasterKey
-) -> dict[str, dict[str, str]] | None:
-    """Make the credentials of `<data-dir>/credentials.json`, all or none.
-
-    Returns:
-        Contract: `{"operator":{"token"},"auditor":{"token"},"partner":{"partner_id","key_id",
-        "secret","token"}}`; None where they were made before, because they are shown once.
-    """
-    actor = "cli"
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(SQL["lock_development_credentials"])
-        if await connection.fetchval(SQL["find_labelled_credential"], DEVELOPMENT_LABEL):
-            return None
-        name = "Bank A (development)"
-        if await connection.fetchval(SQL["insert_partner"], DEVELOPMENT_PARTNER, name) is not None:
-            await _record(connection, actor, "partner.create", DEVELOPMENT_PARTNER, {"name": name})
-
-        async def make(holder: Holder, kind: Kind) -> NewCredential:
-            partner_id = DEVELOPMENT_PARTNER if holder == "partner" else None
-            request = CredentialRequest(holder, kind, partner_id, label=DEVELOPMENT_LABEL)
-            return await _create(connection, master_key, actor, request)
-
-        operator = await make("operator", "bearer")
-        auditor = await make("auditor", "bearer")
-        signing = await make("partner", "hmac-sha256")
-        bearer = await make("partner", "bearer")
-    return {
-        "operator": {"token": operator.token or ""},
-        "auditor": {"token": auditor.token or ""},
-        "partner": {
-            "partner_id": DEVELOPMENT_PARTNER,
-            "key_id": signing.key_id,
-            "secret": signing.secret or "",
-            "token": bearer.token or "",
-        },
-    }
-
-
-async def read_live_credentials(pool: Pool) -> Sequence[asyncpg.Record]:
-    """Rows of everything that may authenticate (columns: see the query).
-
-    Raises:
-        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
-    """
-    return await pool.fetch(SQL["read_live_credentials"])
-
-
-def verifying_key(row: asyncpg.Record, master_key: MasterKey) -> VerifyingKey | None:
-    """The key of a credential's row; None for a bearer token.
-
-    Raises:
-        CannotOpen: the secret was sealed with another master key.
-    """
-    if row["kind"] == "hmac-sha256":
-        secret = master_key.open(row["sealed_secret"], SECRET_PURPOSE, row["key_id"])
-        return HmacKey(row["key_id"], secret)
-    if row["kind"] == "ed25519":
-        return Ed25519Key(row["key_id"], row["public_key"])
-    return None
-
-
-async def _create(
+async def add_credential(
     connection: Connection, master_key: MasterKey, actor: str, request: CredentialRequest
 ) -> NewCredential:
+    """As `create_key`, within a transaction that does more.
+
+    Raises:
+        InvalidCredential, Unknown: as `create_key`.
+    """
     scopes = checked_scopes(request)
     partner_no: int | None = None
     if request.partner_id is not None:
@@ -291,7 +251,7 @@ async def _create(
         "partner_id": request.partner_id,
         "scopes": list(scopes),
     }
-    await _record(connection, actor, "key.create", key_id, detail)
+    await record_operation(connection, actor, "key.create", key_id, detail)
     return NewCredential(
         key_id,
         request.kind,
@@ -304,7 +264,7 @@ async def _create(
     )
 
 
-async def _record(
+async def record_operation(
     connection: Connection, actor: str, action: str, subject: str, detail: Mapping[str, Any]
 ) -> None:
     """Write who changed what, in the change's own transaction. `detail` never has secrets."""

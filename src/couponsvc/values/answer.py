@@ -26,6 +26,7 @@ class AnswerKind(enum.IntEnum):
     ENDED = enum.auto()
     PAUSED = enum.auto()
     OVERLOADED = enum.auto()
+    RATE_LIMITED = enum.auto()
     CLOSED = enum.auto()
     """The gate is closed: nothing was decided. `reason` is the problem code."""
     LOST = enum.auto()

@@ -39,6 +39,11 @@ def holders_key(shard: int, drop_no: int, epoch: int) -> str:
     return f"cs:{{s{shard}}}:d{drop_no}:e{epoch}:holders"
 
 
+def rate_key(shard: int, partner_no: int) -> str:
+    """String: until when a limited partner's rate is used, in µs of Redis' clock. Expires then."""
+    return f"cs:{{s{shard}}}:r{partner_no}:rate"
+
+
 def confirm_channel(shard: int, origin: str) -> str:
     """Publish/subscribe channel on which one API process hears of its grants."""
     return f"cs:{{s{shard}}}:confirm:{origin}"

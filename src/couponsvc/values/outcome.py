@@ -17,6 +17,8 @@ class Outcome(enum.Enum):
     """This person was granted under this number before, and it is committed."""
     REPEATED_PENDING = "P"
     """This person was granted under this number before; the commit is not noted yet."""
+    RATE_LIMITED = "T"
+    """The partner has used up its rate; a repeated number may go one burst further."""
     PAUSED = "Z"
     """An operator has paused the drop."""
     ENDED = "E"
@@ -46,6 +48,7 @@ class Outcome(enum.Enum):
             case (
                 Outcome.FENCED
                 | Outcome.REPEATED_PENDING
+                | Outcome.RATE_LIMITED
                 | Outcome.PAUSED
                 | Outcome.NOT_STARTED
                 | Outcome.SOLD_OUT_PENDING

@@ -4,12 +4,13 @@ MessagePack, each with a version, so that processes can be deployed separately.
 Lua reads and writes the same bytes with `cmsgpack` (tests/contract proves it).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from couponsvc.values.grab import Grab
+from couponsvc.values.rate import Rate
 
 ENTRY_VERSION: Final = b"1"
 CONFIRMATION_VERSION: Final = 1
@@ -108,8 +109,9 @@ def encode_drops(drops: Sequence[tuple[int, int]]) -> bytes:
     return _encode(drops)
 
 
-GrabRow = tuple[int, str, str, str, str]
-"""`(1-based index into the batch's drops, holder, out_request_no, channel, region)`."""
+GrabRow = tuple[int, str, str, str, str] | tuple[int, str, str, str, str, int]
+"""`(1-based index into the batch's drops, holder, out_request_no, channel, region)`, and of a limited
+partner's grab the 1-based index into the batch's rates."""
 
 
 def grab_row(drop_index: int, grab: Grab) -> GrabRow:
@@ -117,9 +119,19 @@ def grab_row(drop_index: int, grab: Grab) -> GrabRow:
     return (drop_index, grab.holder, grab.out_request_no, grab.channel, grab.region)
 
 
+def limited_row(drop_index: int, grab: Grab, rate_index: int) -> GrabRow:
+    """The row of a limited partner's grab."""
+    return (drop_index, grab.holder, grab.out_request_no, grab.channel, grab.region, rate_index)
+
+
 def encode_grabs(grabs: Sequence[GrabRow]) -> bytes:
     """Grabs of a batch, for the gate."""
     return _encode(grabs)
+
+
+def encode_rates(rates: Iterable[Rate]) -> bytes:
+    """Rates of a batch's limited partners, for the gate."""
+    return _encode([(rate.interval_us, rate.burst_count) for rate in rates])
 
 
 def decode_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:

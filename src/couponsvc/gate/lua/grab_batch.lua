@@ -5,19 +5,28 @@ Why one script: duplicate, limit and stock checks must see each other's writes, 
 grant must reach the stream in the same step, or a crash between the two loses it.
 Notes follow in the order of their grabs: R, L the holder's note; N opens_ms; E closes_ms.
 
+Rates (GCRA): a limited partner's grab uses 1/rate of a second, up to a burst ahead of the clock; F and
+T use nothing. A repeated number may go as far ahead again: it has precedence over new grabs, not over
+the rate.
+
 KEYS (all share the shard's hash tag)
   1 hash   shard      e<drop_no> -> published epoch; backlog -> grants not acknowledged
   2 stream grants     one entry per batch that granted anything
   … pairs  drops      for each drop of ARGV 2: its state hash, its holders hash
+  … string rates      for each rate of ARGV 5: until when it is used, in us of the clock; expires then
 ARGV
   1 bytes  origin     msgpack [origin, batch_no]; copied to the entry unread
   2 bytes  drops      msgpack [[drop_no, epoch], …]; copied to the entry
-  3 bytes  grabs      msgpack [[drop_index, holder, out_request_no, channel, region], …]
+  3 bytes  grabs      msgpack [[drop_index, holder, out_request_no, channel, region], …]; a limited
+                      partner's has its rate_index behind
   4 int    backlog_max_count
-RETURNS [codes, note, …]: one byte per grab, same order, first match wins; then the notes
+  5 bytes  rates      msgpack [[interval_us, burst_count], …]; left out where nobody is limited
+RETURNS [codes, note, …, ahead_us, …]: one byte per grab, same order, first match wins; then the
+  notes; then of each rate how far ahead of the clock it is used now
   F FENCED
   R REPEATED
   P REPEATED_PENDING
+  T RATE_LIMITED
   Z PAUSED
   E ENDED
   N NOT_STARTED
@@ -30,11 +39,23 @@ RETURNS [codes, note, …]: one byte per grab, same order, first match wins; the
 local shard_key, grants_key = KEYS[1], KEYS[2]
 local origin, drops_bytes, backlog_max = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local drops, grabs = cmsgpack.unpack(drops_bytes), cmsgpack.unpack(ARGV[3])
+local rates = ARGV[5] and cmsgpack.unpack(ARGV[5]) or {}
 local PAUSED, CLOSED = 1, 2 -- values.drop.DropStatus
+local NEW, REPEATED = 1, 2 -- how many bursts ahead a rate may be used
 local READ_CHUNK = 4000 -- below the 8,000 values that Lua can unpack
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now_us = clock[1] * 1000000 + clock[2]
+
+-- Read: how far each rate is used, and no further than it could be: a clock that was set back or a
+-- rate that was changed keeps nobody out for longer.
+for i = 1, #rates do
+  local interval_us, burst_us = rates[i][1], rates[i][1] * rates[i][2]
+  local ahead_us = tonumber(redis.call('GET', KEYS[2 * #drops + 2 + i]) or 0) - now_us
+  rates[i] = {interval_us = interval_us, burst_us = burst_us, before_us = ahead_us,
+    ahead_us = math.max(0, math.min(ahead_us, burst_us * REPEATED))}
+end
 
 -- Read: the published epochs and the backlog, then each drop's state.
 local names = {'backlog'}
@@ -79,21 +100,30 @@ end
 
 -- Decide. Nothing is written before every grab of the batch is decided.
 local codes, notes, granted = {}, {}, {}
+local function charge(rate, bursts)
+  local ahead_us = rate.ahead_us + rate.interval_us
+  if ahead_us > rate.burst_us * bursts + 0.5 then return false end -- half a us: sums of fractions
+  rate.ahead_us = ahead_us
+  return true
+end
 local function decide(index, grab)
   local s, holder, number = state[grab[1]], grab[2], grab[3]
   if not s then return 'F' end
   local held, field, free = s.held, field_of[index], nil
+  local rate = rates[grab[6]]
   for ordinal = 1, s.limit do
     if ordinal > 1 then field = ordinal .. ':' .. holder end
     local note = held[field]
     if not note then
       free = free or ordinal
     elseif note == number then
-      return 'P'
+      return rate and not charge(rate, REPEATED) and 'T' or 'P'
     elseif string.sub(note, 1, #number + 1) == number .. ' ' then
+      if rate and not charge(rate, REPEATED) then return 'T' end
       return 'R', note
     end
   end
+  if rate and not charge(rate, NEW) then return 'T' end
   if s.status == PAUSED then return 'Z' end
   if s.status == CLOSED or now_ms >= s.closes_ms then return 'E', string.format('%.0f', s.closes_ms) end
   if now_ms < s.opens_ms then return 'N', string.format('%.0f', s.opens_ms) end
@@ -135,5 +165,13 @@ if #granted > 0 then
         'pending', s.pending + s.taken)
     end
   end
+end
+for i = 1, #rates do
+  local rate = rates[i]
+  if rate.ahead_us > 0 and rate.ahead_us ~= rate.before_us then -- out of memory a rate is forgiven
+    redis.pcall('SET', KEYS[2 * #drops + 2 + i], string.format('%.0f', now_us + math.ceil(rate.ahead_us)),
+      'PX', math.ceil(rate.ahead_us / 1000))
+  end
+  notes[#notes + 1] = string.format('%.0f', rate.ahead_us)
 end
 return {table.concat(codes), unpack(notes)}

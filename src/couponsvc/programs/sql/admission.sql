@@ -13,14 +13,20 @@ RETURNING partner_no;
 SELECT partner_no FROM partners WHERE partner_id = $1;
 
 -- name: list_partners :many
--- All partners with how many live keys each has.
-SELECT p.partner_id, p.name, p.created_at,
+-- All partners with how many live keys each has, and what each may send (null: not limited).
+SELECT p.partner_id, p.name, p.created_at, p.grabs_per_second, p.grabs_burst,
        count(c.credential_no) FILTER (
          WHERE c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
        ) AS live_key_count
 FROM partners p LEFT JOIN credentials c USING (partner_no)
 GROUP BY p.partner_no
 ORDER BY p.partner_id;
+
+-- name: limit_partner :value
+-- Set what a partner may send, or that it is not limited; no row where there is no such partner.
+-- Params: $1 text partner_id, $2 int grabs_per_second (null: not limited), $3 int grabs_burst
+UPDATE partners SET grabs_per_second = $2, grabs_burst = $3 WHERE partner_id = $1
+RETURNING partner_no;
 
 -- name: insert_credential :value
 -- Keep a credential: of its secret only what its kind needs.
@@ -67,7 +73,7 @@ UPDATE credentials SET revoked_at = now() WHERE key_id = $1 AND revoked_at IS NU
 -- Everything that may authenticate, for the table in memory. Credentials that expired within
 -- a day are included, so that their holders are told so; the reader checks expires_at.
 SELECT c.key_id, c.kind, c.holder, c.partner_no, p.partner_id, c.scopes, c.sealed_secret,
-       c.public_key, c.token_hash, c.expires_at
+       c.public_key, c.token_hash, c.expires_at, p.grabs_per_second, p.grabs_burst
 FROM credentials c LEFT JOIN partners p USING (partner_no)
 WHERE c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now() - interval '1 day');
 
