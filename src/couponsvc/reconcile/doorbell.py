@@ -1,10 +1,9 @@
 """Asks the Redis server behind an address who it is, often and cheaply."""
 
-import re
 from time import monotonic
 from typing import Final
 
-from couponsvc.reconcile.identity import ServerIdentity, require_master
+from couponsvc.reconcile.identity import INFO_COMMAND, ServerIdentity, identity_of
 from couponsvc.support.redis_client import make_connection
 from couponsvc.support.resp import RespLine, open_line
 
@@ -13,8 +12,6 @@ FRESH_CONNECTION_S: Final = 1.0
 that clients are no longer sent to."""
 REPLY_TIMEOUT_S: Final = 5.0
 """Redis answers within milliseconds, but for a script or a fork that holds it up."""
-
-_FACT: Final = re.compile(rb"^(run_id|role|master_replid):(.*?)\r?$", re.MULTILINE)
 
 
 class Doorbell:
@@ -38,9 +35,7 @@ class Doorbell:
             opened_at = monotonic()
             line = await open_line(make_connection(self._redis_url), timeout_s=REPLY_TIMEOUT_S)
             self._line, self._opened_at = line, opened_at
-        text: bytes = await line.call("INFO", "server", "replication")  # several sections: since 7.0
-        facts = {name.decode(): value.decode() for name, value in _FACT.findall(text)}
-        return require_master(facts)
+        return identity_of(await line.call(*INFO_COMMAND))
 
     def close(self) -> None:
         """Close the line."""

@@ -1,12 +1,19 @@
 """Which Redis server is this, and is it the one that was checked last?"""
 
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
 
 from couponsvc.reconcile.snapshot import QUERIES, Pool
+
+INFO_COMMAND: Final = ("INFO", "server", "replication")
+"""Several sections at once: since 7.0."""
+_FACT: Final = re.compile(rb"^(run_id|role|master_replid):(.*?)\r?$", re.MULTILINE)
 
 
 class ServerIdentity(NamedTuple):
@@ -20,6 +27,10 @@ class NotMaster(Exception):
     """The server is a replica: it may be behind, and must never be blessed."""
 
 
+class WrongServer(RedisError):
+    """A new connection leads to another server than the one that was asked who it is."""
+
+
 async def read_identity(redis: Redis) -> ServerIdentity:
     """Ask the server who it is.
 
@@ -27,15 +38,42 @@ async def read_identity(redis: Redis) -> ServerIdentity:
         NotMaster: it is a replica.
         redis.exceptions.RedisError: it cannot be asked.
     """
-    return require_master(await redis.info("server", "replication"))
+    return _require_master(await redis.info("server", "replication"))
 
 
-def require_master(facts: Mapping[str, Any]) -> ServerIdentity:
-    """Read `run_id`, `role` and `master_replid` of what a server says of itself (INFO).
+async def require_server(connection: AbstractConnection, expected: ServerIdentity | None) -> None:
+    """Introduce ourselves on a new connection, and go no further where another server answers.
+
+    For `redis_connect_func`: a check that took half of what it saw from another server, because the
+    address was moved meanwhile, would bless what nobody looked at.
+
+    Raises:
+        WrongServer: as said; None expects nobody in particular.
+        redis.exceptions.RedisError: it cannot be asked.
+    """
+    await connection.on_connect()
+    if expected is None:
+        return
+    await connection.send_command(*INFO_COMMAND)
+    text: bytes = await connection.read_response(disable_decoding=True)
+    try:
+        found = identity_of(text)
+    except NotMaster as error:
+        raise WrongServer(str(error)) from error
+    if found != expected:
+        raise WrongServer(f"the Redis server with run id {found.run_id} answers now")
+
+
+def identity_of(text: bytes) -> ServerIdentity:
+    """Read what a server answered to `INFO_COMMAND`.
 
     Raises:
         NotMaster: it is a replica.
     """
+    return _require_master({name.decode(): value.decode() for name, value in _FACT.findall(text)})
+
+
+def _require_master(facts: Mapping[str, Any]) -> ServerIdentity:
     if facts["role"] != "master":
         raise NotMaster(f"the Redis server with run id {facts['run_id']} is a {facts['role']}")
     return ServerIdentity(str(facts["run_id"]), str(facts["master_replid"]))

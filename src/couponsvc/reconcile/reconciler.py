@@ -6,28 +6,27 @@ from time import monotonic
 from typing import Final, Self
 
 import asyncpg
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from couponsvc import limits
 from couponsvc.reconcile.attending import Attendant, ReconcileCounts
 from couponsvc.reconcile.blessing import ServerChanged, bless_server
 from couponsvc.reconcile.doorbell import Doorbell
-from couponsvc.reconcile.identity import NotMaster, ServerIdentity, read_blessing
-from couponsvc.reconcile.snapshot import QUERIES, Pool
+from couponsvc.reconcile.identity import NotMaster, ServerIdentity, read_blessing, require_server
+from couponsvc.reconcile.leading import Lead
+from couponsvc.reconcile.snapshot import Pool
 from couponsvc.settings import Settings
 from couponsvc.support import logs
-from couponsvc.support.postgres import open_pool, server_settings
+from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys
 
-LEAD_LOCK_KEY: Final = 0x63737263
-"""First half of the advisory lock ("csrc"); the second is the shard."""
 REDIS_CONNECTIONS: Final = 4
 POSTGRES_CONNECTIONS: Final = 4
-"""A cursor's, and room for the queries beside it; the lock has a connection of its own."""
-CLOSE_TIMEOUT_S: Final = 1.0
+"""One that reads holders, and room for the queries beside it; the lock has a connection of its own."""
 
 AWAY: Final = (
     RedisError,
@@ -56,13 +55,16 @@ class Reconciler:
         self._settings: Final = settings
         self._pool: Final = pool
         self._shard: Final = settings.shard
-        self._redis: Final = open_redis(settings.redis_url, max_connections=REDIS_CONNECTIONS)
+        self._redis: Final = open_redis(
+            settings.redis_url, max_connections=REDIS_CONNECTIONS, redis_connect_func=self._recognize
+        )
+        self._rung: ServerIdentity | None = None
+        """Who answered last; connections lead there or nowhere."""
         self._doorbell: Final = Doorbell(settings.redis_url)
         self._blessed: ServerIdentity | None = None
         """As last read from Postgres, or written there."""
         self._attendant: Final = Attendant(pool, self._redis, self._shard)
-        self._lock: asyncpg.Connection[asyncpg.Record] | None = None
-        self._holds_lock = False
+        self._lead: Final = Lead(settings.postgres_dsn.get_secret_value(), self._shard)
         self._trouble = ""
         self._wake: Final = asyncio.Event()
 
@@ -85,7 +87,7 @@ class Reconciler:
             NotMaster, ServerChanged, UnsafeServer: nothing was blessed; try again.
         """
         counts = ReconcileCounts()
-        if await self._leads():
+        if await self._lead.take():
             counts.blessed = await self._bless_if_unknown(read_again=True)
             await self._attendant.look_at_all(counts)
         else:
@@ -111,17 +113,14 @@ class Reconciler:
 
     async def close(self) -> None:
         """Give up the lock and close every connection."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            with contextlib.suppress(*AWAY):
-                await lock.close(timeout=CLOSE_TIMEOUT_S)  # waits until Postgres has let go of the lock
+        await self._lead.close()
         self._pool.terminate()
         await self._redis.aclose()
         self._doorbell.close()
 
     async def _watch(self, look_at: float) -> float:
         """Bless where needed; look where it is time. When to look next, by `monotonic`."""
-        if not await self._leads():
+        if not await self._lead.take():
             return look_at
         due = self._wake.is_set() or monotonic() >= look_at
         blessed = await self._bless_if_unknown(read_again=due)
@@ -131,37 +130,13 @@ class Reconciler:
         await self._attendant.look_at_all(ReconcileCounts())
         return monotonic() + limits.RECONCILE_EVERY_MS / 1000
 
-    async def _leads(self) -> bool:
-        """Whether we hold the lock; asks for it otherwise.
-
-        On a connection of its own: the pool takes back a connection that died, and a proxy it
-        took back refuses even to say that it is closed.
-        """
-        if self._lock is None or self._lock.is_closed():
-            self._holds_lock = False
-            self._lock = await asyncpg.connect(
-                self._settings.postgres_dsn.get_secret_value(),
-                timeout=limits.LOCK_TIMEOUT_MS / 1000,
-                command_timeout=limits.STATEMENT_TIMEOUT_MS / 1000,
-                server_settings=server_settings(limits.STATEMENT_TIMEOUT_MS),
-            )
-        if not self._holds_lock:
-            try:
-                self._holds_lock = await self._lock.fetchval(QUERIES["try_lead"], LEAD_LOCK_KEY, self._shard)
-            except BaseException:
-                self._lock.terminate()
-                raise
-            if self._holds_lock:
-                log.info("leads", shard=self._shard)
-        return self._holds_lock
-
     async def _bless_if_unknown(self, *, read_again: bool) -> bool:
         """Check the server that answers now unless it is the blessed one; whether it was blessed.
 
         Only who leads blesses, so what was read of Postgres is good until the next look; a server
         that is another one is always compared with what Postgres says at that moment.
         """
-        server = await self._doorbell.ask()
+        self._rung = server = await self._doorbell.ask()
         if server == self._blessed and not read_again:
             return False
         self._blessed = previous = await read_blessing(self._pool, self._shard)
@@ -174,6 +149,9 @@ class Reconciler:
         await bless_server(self._pool, self._redis, self._shard, server, previous)
         self._blessed = server
         return True
+
+    async def _recognize(self, connection: AbstractConnection) -> None:
+        await require_server(connection, self._rung)
 
     async def _listen(self) -> None:
         """Wake the watch when somebody says that a drop changed; without it, the look is only later."""
