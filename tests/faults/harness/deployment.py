@@ -17,17 +17,18 @@ from typing import Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from couponsvc.engines.account import Account
-from couponsvc.engines.engine import HOST
+from couponsvc.engines.engine import HOST, write_private
 from couponsvc.engines.place import make_data_dir
 from couponsvc.engines.redis import EmbeddedRedis
 from couponsvc.processes.port import reserve_port
 from couponsvc.processes.ready import ask
 from couponsvc.support.kill_points import VARIABLE as KILL_POINTS_VARIABLE
 from couponsvc.support.signing import HmacKey
-from tests.faults.harness.engine_faults import EngineFaults
+from tests.faults.harness import clocks
+from tests.faults.harness.failover import REPLICATION, Failover
 from tests.faults.harness.ledger_template import LedgerTemplate, remove_data
 from tests.faults.harness.members import EngineMember, ProcessMember
-from tests.faults.harness.proxy import Address, Proxies
+from tests.faults.harness.proxy import Address
 
 KINDS: Final = ("drain", "reconcile", "relay", "api")
 """In the order in which they are started."""
@@ -41,7 +42,7 @@ class NotReady(Exception):
     """The service does not become ready; says what `/readyz` answered last."""
 
 
-class Deployment(EngineFaults):
+class Deployment(Failover):
     """A running service; an async context that leaves no process behind.
 
     Args:
@@ -85,7 +86,6 @@ class Deployment(EngineFaults):
         self._with_replica: Final = with_replica
         self._stack: Final = ExitStack()
         self._port = 0
-        self.proxies: Final = Proxies()
         self.keys: Mapping[str, HmacKey] = {}
         self.operator_token = ""
         self.auditor_token = ""
@@ -117,6 +117,9 @@ class Deployment(EngineFaults):
     async def stop(self) -> None:
         """SIGKILL everything and remove the servers' data. May be called again."""
         await self._stop_supervising()
+        if "postgres" in self._members:  # killed, it would leave its shared memory behind
+            self.resume("postgres")
+            await self.postgres_stop_hard()
         for member in reversed(self._members.values()):
             member.kill()
         self._keep_server_logs()
@@ -139,6 +142,41 @@ class Deployment(EngineFaults):
                     raise NotReady(f"not ready within {timeout_s} s: {answer}")
                 await asyncio.sleep(ASK_EVERY_S)
 
+    @property
+    def can_fake_clock(self) -> bool:
+        """Whether this machine has libfaketime."""
+        return clocks.library() is not None
+
+    async def clock_offset(self, name: str, seconds: float) -> None:
+        """Restart a process of ours with a wall clock that is off by so much; 0: a right one.
+
+        Raises:
+            RuntimeError: this machine has no libfaketime.
+        """
+        member = self._members[name]
+        assert isinstance(member, ProcessMember)
+        member.own_environment = clocks.offset_environment(seconds)
+        await self.down(name)
+        await self.up(name)
+
+    async def heal(self) -> None:
+        """End every fault: lines, holds, pauses, orders at kill points, full disks and memory, clocks,
+        servers that are down or apart. Returns when the servers run; `until_ready` waits for the service."""
+        self.proxies.heal_all()
+        for order in self.kill_points_dir.iterdir():
+            order.unlink(missing_ok=True)
+        await self.redis_disk_full(on=False)
+        await self.postgres_disk_full(on=False)
+        self.release_all()
+        for server in (*self.members("postgres"), *self.members("redis"), *self.members("replica")):
+            await self.up(server)
+        await self.redis_out_of_memory(on=False)
+        if self._with_replica:
+            await self.rejoin()
+        for member in self._members.values():
+            if isinstance(member, ProcessMember) and member.own_environment:
+                await self.clock_offset(member.name, 0)
+
     async def _start(self) -> None:
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         make_data_dir(self._data_dir, Account.current())
@@ -149,16 +187,30 @@ class Deployment(EngineFaults):
         self.keys, self._master_key = admitted.keys, admitted.master_key
         self.operator_token, self.auditor_token = admitted.operator_token, admitted.auditor_token
         postgres = await asyncio.to_thread(template.copy_to, self._data_dir)
-        engines = [EngineMember("postgres", postgres), EngineMember("redis", EmbeddedRedis(self._data_dir))]
-        for member in engines:
-            self._members[member.name] = member
-            await member.start()
+        redis = EmbeddedRedis(self._data_dir)
+        await self._start_engine(EngineMember("postgres", "postgres", postgres, self._started))
+        await self._start_engine(EngineMember("redis", "redis", redis, self._started))
         self._stack.enter_context(self.proxies)
         self._port = self._stack.enter_context(reserve_port(HOST, 0))
         for kind in KINDS:
             await self._start_kind(kind)
+        if self._with_replica:
+            await self._start_replica(redis)
         self._supervise()
         await self.until_ready()
+
+    async def _start_engine(self, member: EngineMember) -> None:
+        self._members[member.name] = member
+        await member.start()
+
+    async def _start_replica(self, primary: EmbeddedRedis) -> None:
+        replica = EmbeddedRedis(make_data_dir(self._data_dir / "replica", Account.current()))
+        password = urlsplit(primary.url).password or ""
+        # One password for both: whoever was led to the other server logs in as before.
+        write_private(replica.home / "password", password, replica.account)
+        await self._start_engine(EngineMember("replica", "replica", replica, self._started))
+        self.proxies.add(REPLICATION, Address(HOST, primary.port))
+        await self.rejoin()
 
     async def _start_kind(self, kind: str) -> None:
         redis_url = self._proxied(f"{kind}-redis", self.redis_url)

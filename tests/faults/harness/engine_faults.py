@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterable
 from typing import Final
 
 from redis.asyncio import Redis
@@ -11,6 +12,8 @@ from redis.asyncio import Redis
 from couponsvc.engines.postgres import EmbeddedPostgres
 from couponsvc.engines.redis import EmbeddedRedis
 from couponsvc.support.redis_client import open_redis
+from tests.faults.harness.disks import limit_files, longest_bytes
+from tests.faults.harness.ledger_template import WAL_SEGMENT_MB
 from tests.faults.harness.members import EngineMember
 from tests.faults.harness.supervised import Supervised
 from tests.faults.rush import copy_owned
@@ -19,6 +22,9 @@ from tests.servers import wait_until_gone
 APPEND_ONLY: Final = "appendonlydir"
 COPY: Final = "appendonlydir.copy"
 STOP_PATIENCE_S: Final = 10.0
+LOG_SPARED_BYTES: Final = WAL_SEGMENT_MB * 1024 * 1024
+LOG_HIT_BYTES: Final = 64 * 1024
+"""Above every control file, below a segment of the log."""
 TINY_MEMORY_BYTES: Final = 1
 """Below what an empty server takes: every command that needs memory is refused."""
 
@@ -29,6 +35,7 @@ class EngineFaults(Supervised):
     def __init__(self) -> None:
         super().__init__()
         self.primary = "redis"
+        self._file_limits_bytes: Final[dict[str, int]] = {}
 
     @property
     def redis_url(self) -> str:
@@ -93,6 +100,53 @@ class EngineFaults(Supervised):
     async def postgres_start(self) -> None:
         """Start it again; it recovers from its log first."""
         await self.up("postgres")
+
+    async def redis_disk_full(self, *, on: bool) -> None:
+        """Its append-only file takes not one byte more: the next write ends the server (see `disks`).
+
+        Supervision starts it again, and each new process ends at its first write until this is off.
+        """
+        if on:
+            longest = longest_bytes(self._redis_engine(self.primary).home / APPEND_ONLY)
+            self._limit_files([self.primary], longest)
+        else:
+            self._limit_files([*self.members("redis"), *self.members("replica")], None)
+
+    async def postgres_disk_full(self, *, on: bool, spare_log: bool | None = None) -> None:
+        """No file grows beyond a limit.
+
+        Args:
+            on: Or off again.
+            spare_log: True: tables and indexes of 1 MiB get no new page, so inserts fail with an error and
+                everything else goes on, as when only the volume of the tables is full; shorter tables feel
+                nothing. False: the log cannot be written either: the next commit is a PANIC, and recovery
+                fails as long as this lasts. None: True where a table is long enough to feel it.
+        """
+        cluster = self._postgres_engine.home / "cluster"
+        if spare_log is None:
+            spare_log = longest_bytes(cluster / "base") > LOG_SPARED_BYTES
+        limit_bytes = LOG_SPARED_BYTES if spare_log else LOG_HIT_BYTES
+        self._limit_files(["postgres"], limit_bytes if on else None)
+
+    def _limit_files(self, names: Iterable[str], max_bytes: int | None) -> None:
+        for name in names:
+            if max_bytes is None:
+                self._file_limits_bytes.pop(name, None)
+            else:
+                self._file_limits_bytes[name] = max_bytes
+            self._apply_file_limit(name)
+
+    def _apply_file_limit(self, name: str) -> None:
+        """To the processes that run now; also after each start."""
+        member = self._members[name]
+        assert isinstance(member, EngineMember)
+        options = member.engine.account.popen_options()
+        limit_files(member.family(), self._file_limits_bytes.get(name), options)
+
+    async def _started(self, name: str) -> None:
+        """A server of this name was started again: what lasts befalls it, too."""
+        if name in self._file_limits_bytes:
+            self._apply_file_limit(name)
 
     def _redis(self) -> Redis:
         return open_redis(self.redis_url, max_connections=1)

@@ -11,6 +11,7 @@ from typing import Final
 
 from couponsvc.engines.child import Child
 from couponsvc.engines.engine import EmbeddedEngine
+from tests.faults.harness.clocks import tidy_up
 from tests.faults.rush import descendants
 
 
@@ -88,6 +89,7 @@ class ProcessMember(Member):
 
     async def start(self) -> None:
         if self.pid is None:
+            self.reap()
             self._child = Child(
                 self._command(),
                 death_signal=signal.SIGKILL,
@@ -98,6 +100,7 @@ class ProcessMember(Member):
     def reap(self) -> None:
         if self._child is not None:
             self._child.kill_group()
+            tidy_up(self._child.pid)
 
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-m", "couponsvc", self.kind]
@@ -106,11 +109,13 @@ class ProcessMember(Member):
 class EngineMember(Member):
     """A server."""
 
-    def __init__(self, name: str, engine: EmbeddedEngine) -> None:
-        super().__init__(name, name)
+    def __init__(
+        self, name: str, kind: str, engine: EmbeddedEngine, on_start: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """`on_start` hears the name after each start: some faults outlive a restart."""
+        super().__init__(name, kind)
         self.engine: Final = engine
-        self.after_start: Callable[[], Awaitable[None]] | None = None
-        """What a fault that outlives restarts does to each new process."""
+        self._on_start: Final = on_start
 
     @property
     def pid(self) -> int | None:
@@ -121,9 +126,9 @@ class EngineMember(Member):
         return self.engine.log_path
 
     async def start(self) -> None:
-        await self.engine.start_async()
-        if self.after_start is not None:
-            await self.after_start()
+        if self.pid is None:
+            await self.engine.start_async()
+            await self._on_start(self.name)
 
     def reap(self) -> None:
         self.engine.kill()

@@ -80,6 +80,7 @@ class Supervised:
         Raises:
             EngineError, OSError: it does not start.
         """
+        self.hold(name)  # so that supervision does not start it as well
         if (starting := self._starting.get(name)) is not None:
             await asyncio.wait([starting])
         await self._members[name].start()
