@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from couponsvc.client import ApiClient, ApiRefused, GrabClient, Retries, Unreachable, grab_until_answered
 from couponsvc.support.signing import HmacKey
@@ -168,23 +168,34 @@ class Rush:
 
     def define(self) -> None:
         now = datetime.now(UTC)
-        with self.up.operator() as operator:
-            operator.put("/v1/programs/fault", {"name": "Fault", "region": "370200"})
-            operator.put(
-                "/v1/programs/fault/templates/dining-20",
-                {"name": "T", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48},
-            )
-            self.definition = {
-                "program_id": "fault",
-                "template_id": "dining-20",
-                "quantity": self.quantity,
-                "per_person_limit": 1,
-                "opens_at": (now - timedelta(minutes=1)).isoformat(),
-                "closes_at": (now + timedelta(hours=1)).isoformat(),
-                "partners": ["bank-a"],
-            }
-            operator.put(f"/v1/drops/{self.drop_id}", self.definition)
+        self.definition = {
+            "program_id": "fault",
+            "template_id": "dining-20",
+            "quantity": self.quantity,
+            "per_person_limit": 1,
+            "opens_at": (now - timedelta(minutes=1)).isoformat(),
+            "closes_at": (now + timedelta(hours=1)).isoformat(),
+            "partners": ["bank-a"],
+        }
+        template = {"name": "T", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48}
+        self.operate("put", "/v1/programs/fault", {"name": "Fault", "region": "370200"})
+        self.operate("put", "/v1/programs/fault/templates/dining-20", template)
+        self.operate("put", f"/v1/drops/{self.drop_id}", self.definition)
         self.wait_for_state("open")
+
+    def operate(self, method: Literal["put", "post"], path: str, body: dict[str, Any]) -> None:
+        """An operator's call, repeated while it is refused or not answered: a fault may not be over yet."""
+        give_up_at = monotonic() + READY_S
+        while True:
+            with self.up.operator() as operator:
+                try:
+                    getattr(operator, method)(path, body)
+                except (ApiRefused, Unreachable):
+                    if monotonic() > give_up_at:
+                        raise
+                    sleep(0.05)
+                else:
+                    return
 
     def wait_for_state(self, *states: str, timeout_s: float = 30.0) -> dict[str, Any]:
         deadline = monotonic() + timeout_s

@@ -22,7 +22,7 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from couponsvc.client import ApiRefused, PartnerClient, Unreachable
+from couponsvc.client import PartnerClient
 from couponsvc.processes.run_file import read_run_file
 from couponsvc.support import kill_points
 from tests.faults.rush import Rush, Up, descendants, running_up
@@ -104,30 +104,17 @@ def restart_redis(scene: Scene, _: Rush) -> None:
     scene.up.kill("redis")
 
 
-def pause_and_resume(scene: Scene, rush: Rush) -> None:
+def pause_and_resume(_: Scene, rush: Rush) -> None:
     """The operator's call may fail, and is repeated."""
     for step in ("pause", "resume"):
-        until_accepted(scene, "post", f"/v1/drops/{rush.drop_id}/{step}", {})
+        rush.operate("post", f"/v1/drops/{rush.drop_id}/{step}", {})
 
 
-def lower_and_raise(scene: Scene, rush: Rush) -> None:
+def lower_and_raise(_: Scene, rush: Rush) -> None:
     """A lower quantity is taken from the gate before it is committed."""
     for quantity in (QUANTITY - 50, QUANTITY):
         definition = {**rush.definition, "quantity": quantity}
-        until_accepted(scene, "put", f"/v1/drops/{rush.drop_id}", definition)
-
-
-def until_accepted(scene: Scene, method: str, path: str, body: dict[str, Any]) -> None:
-    give_up_at = monotonic() + HIT_PATIENCE_S + PAUSE_S
-    while True:
-        with scene.up.operator() as operator:
-            try:
-                getattr(operator, method)(path, body)
-            except (ApiRefused, Unreachable):
-                if monotonic() > give_up_at:
-                    raise
-            else:
-                return
+        rush.operate("put", f"/v1/drops/{rush.drop_id}", definition)
 
 
 def redis_url(scene: Scene) -> str:
