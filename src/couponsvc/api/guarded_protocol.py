@@ -23,8 +23,7 @@ from couponsvc import limits
 from couponsvc.api import connection_refusals as refusals
 from couponsvc.api.connection_refusals import Refusal
 from couponsvc.api.connection_room import ConnectionRoom
-
-_CHUNKED: Final = b"chunked"
+from couponsvc.api.head_rules import refusal_of_head
 
 
 class _Refused(Exception):
@@ -128,40 +127,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse what could be read otherwise; else let the request be answered."""
-        if refusal := self._refusal_of_head():
+        upgrades = self.parser.should_upgrade()
+        refusal = refusal_of_head(self.url, self.headers, self.parser.get_http_version(), upgrades=upgrades)
+        if refusal is None and len(self.pipeline) >= limits.PIPELINED_MAX_COUNT:
+            refusal = refusals.PIPELINED
+        if refusal is not None:
             raise _Refused(refusal)
         self._in_head = False
         self.due_s = self.loop.time() + limits.BODY_TIMEOUT_S
         super().on_headers_complete()
-        if self.parser.should_upgrade():
+        if upgrades:
             self.cycle.keep_alive = False
-
-    def _refusal_of_head(self) -> Refusal | None:
-        headers = self.headers
-        if len(headers) > limits.HEADERS_MAX_COUNT:
-            return refusals.HEAD_TOO_LARGE
-        size = len(self.url)
-        hosts = 0
-        codings: list[bytes] = []
-        has_length = False
-        for name, value in headers:
-            size += len(name) + len(value) + 4  # colon, space, line end
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                codings.append(value.strip(b" \t").lower())
-            elif name == b"content-length":
-                has_length = True
-        if size > limits.HEAD_MAX_BYTES:
-            return refusals.HEAD_TOO_LARGE
-        is_old = self.parser.get_http_version() != "1.1"
-        if hosts > 1 or (hosts == 0 and not is_old) or b"#" in self.url:
-            return refusals.MALFORMED
-        if codings and (codings != [_CHUNKED] or has_length or is_old):
-            return refusals.MALFORMED
-        if self.parser.should_upgrade() and (codings or has_length):
-            return refusals.MALFORMED  # the parser would not read its body
-        return refusals.PIPELINED if len(self.pipeline) >= limits.PIPELINED_MAX_COUNT else None
 
     def on_message_complete(self) -> None:
         """Be between messages."""
