@@ -31,6 +31,8 @@ FINAL_ROLES: Final = (CONTESTED, SEVERAL, RESTOCKED, LOWERED)
 CLOSING_LANES_COUNT: Final = 16
 """Of each of them."""
 CLOSING_PAUSE_S: Final = 0.05
+TRIES_COUNT: Final = 4
+"""Persons who press for each contested drop when all should be over."""
 AGAIN_LANES_COUNT: Final = 128
 AGAIN_ATTEMPTS_MAX_COUNT: Final = 60
 
@@ -175,6 +177,16 @@ class Crowd:
                     gone.set()
                 elif not answer.confirmed:
                     await asyncio.sleep(CLOSING_PAUSE_S)
+
+    async def try_once_more(self) -> None:
+        """Let a few fresh persons press for what should be sold out: nobody may find what was stranded."""
+        await asyncio.gather(
+            *(
+                self._asker.grab(lane, self._come(self._plan.drop(role))[0])
+                for role in FINAL_ROLES
+                for lane in range(TRIES_COUNT)
+            )
+        )
 
     async def ask_everything_again(self) -> int:
         """Ask once more with every number in the books.

@@ -56,7 +56,6 @@ class Capabilities(NamedTuple):
 
     replica: bool = True
     clocks: bool = True
-    disks: bool = True
 
 
 class Kind(NamedTuple):
@@ -128,16 +127,19 @@ def _everywhere(dice: random.Random) -> Details:
 
 
 def _split(dice: random.Random) -> Details:
-    return {"moved": dice.choice(("everybody", "everybody", "api"))}
+    return {
+        "moved": dice.choice(("everybody", "everybody", "api")),
+        "stale_s": round(dice.uniform(0.1, 1.5), 2),
+    }
+
+
+def _back(dice: random.Random) -> Details:
+    return {**_split(dice), "back_for_s": round(dice.uniform(0.5, 3.0), 2)}
 
 
 def _clock(dice: random.Random) -> Details:
     size_s = dice.choice((3.0, 30.0, 250.0, 900.0, 7_200.0, 86_400.0))
     return {"member": dice.choice(("api0", "api1")), "offset_s": size_s * dice.choice((-1, 1))}
-
-
-def _times(dice: random.Random) -> Details:
-    return {"times": dice.randint(2, 12)}
 
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
@@ -153,14 +155,14 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "redis scripts flushed": Kind("redis", (0.0, 0.0), _nothing),
         "redis out of memory": Kind("redis", (0.5, 4.0), _nothing),
         "redis from an older copy": Kind("redis", (0.5, 4.0), _nothing),
-        "redis failover to a stale replica": Kind("redis", (0.3, 3.0), _split, "replica"),
-        "redis old primary comes back": Kind("redis", (1.0, 4.0), _split, "replica"),
-        "confirmations lost": Kind("redis", (0.5, 5.0), _times),
-        "redis disk full": Kind("disk", (0.5, 3.0), _nothing, "disks"),
+        "redis failover to a stale replica": Kind("redis", (0.5, 4.0), _split, "replica"),
+        "redis old primary comes back": Kind("redis", (0.5, 3.0), _back, "replica"),
+        "confirmations lost": Kind("redis", (0.5, 5.0), _nothing),
+        "redis disk full": Kind("disk", (0.5, 3.0), _nothing),
         "postgres stopped hard": Kind("postgres", (0.0, 4.0), _nothing),
         "postgres restarted": Kind("postgres", (0.0, 0.0), _nothing),
         "postgres unreachable": Kind("postgres", (0.5, 6.0), _to_postgres),
-        "postgres disk full": Kind("disk", (0.5, 3.0), _nothing, "disks"),
+        "postgres disk full": Kind("disk", (0.5, 3.0), _nothing),
         "link cut": Kind("network", (0.5, 8.0), _cut),
         "connections reset": Kind("network", (0.0, 0.0), _link),
         "connections refused": Kind("network", (0.3, 4.0), _link),

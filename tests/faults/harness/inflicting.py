@@ -1,20 +1,22 @@
 """One asynchronous context per kind of fault: entering it does the harm, leaving it undoes it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
+from redis.exceptions import RedisError
 
 from couponsvc.support.kill_points import HIT_SUFFIX
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.fault_kinds import LINKS, POINTS, Details
 from tests.faults.harness.proxy import Toxic, Way
 
-_KILLED_EVERY_S: Final = 0.3
-"""Between two losses of the confirmation channel."""
+CONFIRMATIONS_LOST_EVERY_S: Final = 0.3
+"""The API subscribes again at once, so one loss is a moment."""
 
 
 class Inflicting:
@@ -90,6 +92,8 @@ async def _all_killed(on: Inflicting, details: Details) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _paused(on: Inflicting, details: Details) -> AsyncIterator[None]:
     member = str(details["member"])
+    if member == "redis":
+        member = on.deployment.primary  # after a failover it is another one
     on.deployment.pause(member)
     try:
         yield
@@ -168,11 +172,48 @@ async def _older_copy(on: Inflicting, _details: Details) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _confirmations_lost(on: Inflicting, details: Details) -> AsyncIterator[None]:
-    for _ in range(int(details["times"])):
-        await on.deployment.lose_confirmations()
-        await on.last(_KILLED_EVERY_S)
-    yield
+async def _confirmations_lost(on: Inflicting, _details: Details) -> AsyncIterator[None]:
+    """Again and again for as long as it lasts."""
+
+    async def lose() -> None:
+        while True:
+            with contextlib.suppress(RedisError):  # another fault may have it down
+                await on.deployment.lose_confirmations()
+            await asyncio.sleep(CONFIRMATIONS_LOST_EVERY_S)
+
+    losing = asyncio.create_task(lose())
+    try:
+        yield
+    finally:
+        losing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await losing
+
+
+@asynccontextmanager
+async def _failed_over(on: Inflicting, details: Details) -> AsyncIterator[None]:
+    """Everybody is led to a replica that misses the last writes; or only some, and both are written to."""
+    await on.deployment.failover(stale_s=float(details["stale_s"]), kinds=_moved(details))
+    try:
+        yield
+    finally:
+        await on.deployment.rejoin()
+
+
+@asynccontextmanager
+async def _old_primary_back(on: Inflicting, details: Details) -> AsyncIterator[None]:
+    """A failover of everybody, and then everybody or only the API is led back to the server of before."""
+    await on.deployment.failover(stale_s=float(details["stale_s"]))
+    try:
+        yield
+        await on.deployment.fail_back(_moved(details))
+        await on.last(float(details["back_for_s"]))
+    finally:
+        await on.deployment.rejoin()
+
+
+def _moved(details: Details) -> tuple[str, ...]:
+    return () if details["moved"] == "everybody" else (str(details["moved"]),)
 
 
 @asynccontextmanager
@@ -229,7 +270,7 @@ async def _refused(on: Inflicting, details: Details) -> AsyncIterator[None]:
 
 
 def _cut(on: Inflicting, details: Details) -> AbstractAsyncContextManager[None]:
-    return on.wrong([str(details["link"])], Toxic(cut=Way(details["way"])))
+    return on.wrong([str(details["link"])], Toxic(cut=Way(str(details["way"]))))
 
 
 def _slow(on: Inflicting, details: Details) -> AbstractAsyncContextManager[None]:
@@ -273,6 +314,8 @@ INFLICTIONS: Final[Mapping[str, Infliction]] = MappingProxyType(
         "redis scripts flushed": _scripts_flushed,
         "redis out of memory": _out_of_memory,
         "redis from an older copy": _older_copy,
+        "redis failover to a stale replica": _failed_over,
+        "redis old primary comes back": _old_primary_back,
         "confirmations lost": _confirmations_lost,
         "redis disk full": _redis_disk_full,
         "postgres stopped hard": _postgres_stopped,

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Final
 
+from redis.exceptions import RedisError
+
+from couponsvc.engines.errors import EngineError
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.history import FaultNote, History
 from tests.faults.harness.inflicting import INFLICTIONS, Inflicting
@@ -46,7 +49,8 @@ class Nemesis:
         await asyncio.sleep(max(0.0, began_s + self._plan.seconds - time.monotonic()))
         self._over.set()
         await asyncio.gather(*faults)
-        await self._heal()
+        await self._deployment.heal()
+        await self._deployment.until_ready(HEAL_PATIENCE_S)
         self._history.healed_ns = time.monotonic_ns()
 
     async def _one(self, fault: Fault, began_s: float) -> None:
@@ -61,21 +65,9 @@ class Nemesis:
                 async with INFLICTIONS[fault.kind](self._inflicting, fault.details):
                     self.counted[fault.kind] += 1
                     await self._inflicting.last(fault.lasts_s)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and the result tells
+            except (EngineError, OSError, RedisError, TimeoutError) as error:
                 self.failed.append(f"{fault}: {type(error).__name__}: {error}")
             self._history.faults.append(FaultNote(str(fault), began_ns, time.monotonic_ns()))
-
-    async def _heal(self) -> None:
-        """Whatever the undoing of single faults may have left, and everything that is on its way."""
-        deployment = self._deployment
-        deployment.proxies.heal_all()
-        for order in deployment.kill_points_dir.iterdir():
-            order.unlink()
-        deployment.release_all()
-        for server in ("postgres", deployment.primary):
-            await deployment.up(server)
-        await deployment.redis_out_of_memory(on=False)
-        await deployment.until_ready(HEAL_PATIENCE_S)
 
     def _touched(self, fault: Fault) -> Iterable[str]:
         """Servers and processes that nobody else may touch meanwhile."""
