@@ -1,0 +1,47 @@
+"""What callers of a Redis client see of a broken network."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+import pytest
+import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from couponsvc.support.redis_client import open_redis
+from tests.faults.harness.line import Line
+from tests.faults.harness.toxic import SOUND
+
+
+async def reset_between_two_commands(redis_url: str) -> None:
+    """Through a line of our own: a command, RST by the network, two more commands."""
+    loop = asyncio.get_running_loop()
+    parts = urlsplit(redis_url)
+    host, server_port = parts.hostname or "", parts.port or 0
+    lines: list[Line] = []
+    connecting: list[asyncio.Task[object]] = []
+
+    def opened(line: Line) -> None:
+        lines.append(line)
+        connecting.append(loop.create_task(loop.create_connection(lambda: line.server, host, server_port)))
+
+    server = await loop.create_server(lambda: Line(lambda: SOUND, loop, opened).client, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    redis = open_redis(redis_url.replace(f":{server_port}/", f":{port}/"), max_connections=1)
+    try:
+        assert await redis.ping()
+        lines[0].reset()
+        await asyncio.sleep(0.01)  # the RST arrives
+        with pytest.raises(RedisConnectionError):
+            await redis.ping()
+        assert await redis.ping()
+    finally:
+        await redis.aclose()
+        server.close()
+        await server.wait_closed()
+
+
+def test_a_connection_that_was_reset_while_idle_is_a_connection_error_and_then_opened_anew(
+    redis_url: str,
+) -> None:
+    # On uvloop, as our processes run: it once said RuntimeError, which ended drainers and reconcilers.
+    uvloop.run(reset_between_two_commands(redis_url))
