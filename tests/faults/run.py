@@ -6,18 +6,24 @@ any promise was broken; what is needed to find out why is then in `<out>/seed-<n
 
 import argparse
 import gc
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-from tests.faults.harness.run import Result, judge_again, run_seed
+from tests.faults.harness.plan import make_plan
+from tests.faults.harness.results import Result, judge_again
+from tests.faults.harness.series import Series
 
 GC_THRESHOLD: Final = 200_000
 """Hundreds of thousands of records that live to the end: looking for cycles among them costs a stall."""
+INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,37 +34,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(report.text() or f"every promise kept: {report.checked}")
         return 1 if report.violations else 0
     gc.set_threshold(GC_THRESHOLD, 50, 50)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # end tidily, either way
     options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        return uvloop.run(_run(options))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+async def _run(options: argparse.Namespace) -> int:
+    seeds = range(options.first_seed, options.first_seed + options.seeds * options.step, options.step)
+    series = Series(
+        options.out,
+        per_deployment_count=options.per_deployment,
+        keep_all=options.keep,
+        source=options.source,
+        say=_print,
+    )
     broken, confirmed_count, began_s = [], 0, time.monotonic()
     with (options.out / "results.jsonl").open("a") as results:
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
-            result = uvloop.run(
-                run_seed(seed, options.seconds, options.out, keep_all=options.keep, source=options.source)
-            )
+        async for result in series.run(partial(make_plan, seed, options.seconds) for seed in seeds):
             results.write(result.text() + "\n")
             results.flush()
             confirmed_count += result.confirmed_vouchers
             _say(result)
             if result.violations:
-                broken.append(seed)
+                broken.append(result.seed)
     took_s = time.monotonic() - began_s
     _print(
-        f"{options.seeds} seeds, {confirmed_count} vouchers confirmed, {len(broken)} seeds with violations, "
+        f"{len(seeds)} seeds, {confirmed_count} vouchers confirmed, {len(broken)} seeds with violations, "
         f"{took_s:.0f} s" + (f"; broken: {broken}" if broken else "")
     )
     return 1 if broken else 0
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
+    parser.add_argument("--step", type=int, default=1, help="from one seed to the next")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long faults are planted in each")
+    parser.add_argument("--per-deployment", type=int, default=1, help="seeds that share one deployment")
     parser.add_argument("--out", type=Path, default=Path("var/faults"))
     parser.add_argument("--source", type=Path, help="run the service from there instead of src")
     parser.add_argument("--keep", action="store_true", help="keep history and logs of good runs too")
@@ -67,11 +83,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _say(result: Result) -> None:
-    healed = max(result.sold_out_after_heal_s.values())
+    healed_s = max(result.sold_out_after_heal_s.values(), default=-1)
     _print(
         f"seed {result.seed}: {result.confirmed_vouchers} vouchers, {result.calls} calls, "
         f"{sum(result.faults.values())} faults, {result.rebuilds} rebuilds, "
-        f"{sum(result.restarts.values())} restarts, sold out {healed:.1f} s after healing: "
+        f"{sum(result.restarts.values())} restarts, ready {result.heal_s:.1f} s after the last fault, "
+        f"sold out {healed_s:.1f} s later: "
         + (f"{len(result.violations)} VIOLATIONS" if result.violations else "every promise kept")
     )
     for failure in result.fault_failures:
@@ -80,6 +97,11 @@ def _say(result: Result) -> None:
         for line in result.violations:
             _print(f"  {line}")
         _print(f"  again: make faults SEED={result.seed} SECONDS={result.seconds:g}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

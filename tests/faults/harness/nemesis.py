@@ -38,6 +38,9 @@ class Nemesis:
         self.failed: Final[list[str]] = []
         """Faults that could not be carried out, and why."""
 
+        self.heal_s = 0.0
+        """From the end of the plan until the service was ready again."""
+
     @property
     def hit_points(self) -> list[str]:
         """Kill points that a process has passed while they were armed."""
@@ -52,6 +55,7 @@ class Nemesis:
         await self._deployment.heal()
         await self._deployment.until_ready(HEAL_PATIENCE_S)
         self._history.healed_ns = time.monotonic_ns()
+        self.heal_s = time.monotonic() - began_s - self._plan.seconds
 
     async def _one(self, fault: Fault, began_s: float) -> None:
         await self._inflicting.last(began_s + fault.at_s - time.monotonic())
