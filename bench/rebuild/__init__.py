@@ -1,0 +1,1 @@
+"""How long the gate stays closed when Redis was restarted, with its data and without."""
