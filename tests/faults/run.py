@@ -17,9 +17,10 @@ from typing import Final
 
 import uvloop
 
-from tests.faults.harness.plan import make_plan
+from tests.faults.harness.fault_kinds import KINDS, Capabilities
+from tests.faults.harness.plan import Plan, make_counted_plan, make_plan
 from tests.faults.harness.results import Result, judge_again
-from tests.faults.harness.series import Series
+from tests.faults.harness.series import PlanMaker, Series
 
 GC_THRESHOLD: Final = 200_000
 """Hundreds of thousands of records that live to the end: looking for cycles among them costs a stall."""
@@ -51,9 +52,15 @@ async def _run(options: argparse.Namespace) -> int:
         source=options.source,
         say=_print,
     )
+    makers: list[PlanMaker] = [partial(make_plan, seed, options.seconds) for seed in seeds]
+    if options.only:
+        makers = [
+            partial(_counted, seed=seed, kind=options.only, times=options.times, every_s=options.every)
+            for seed in seeds
+        ]
     broken, confirmed_count, began_s = [], 0, time.monotonic()
     with (options.out / "results.jsonl").open("a") as results:
-        async for result in series.run(partial(make_plan, seed, options.seconds) for seed in seeds):
+        async for result in series.run(makers):
             results.write(result.text() + "\n")
             results.flush()
             confirmed_count += result.confirmed_vouchers
@@ -68,12 +75,19 @@ async def _run(options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
+def _counted(_capabilities: Capabilities, *, seed: int, kind: str, times: int, every_s: float) -> Plan:
+    return make_counted_plan(seed, kind, times, every_s)
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--step", type=int, default=1, help="from one seed to the next")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long faults are planted in each")
+    parser.add_argument("--only", choices=list(KINDS), help="this kind of fault again and again")
+    parser.add_argument("--times", type=int, default=100, help="how often, with --only")
+    parser.add_argument("--every", type=float, default=4.0, help="seconds from one to the next, with --only")
     parser.add_argument("--per-deployment", type=int, default=1, help="seeds that share one deployment")
     parser.add_argument("--out", type=Path, default=Path("var/faults"))
     parser.add_argument("--source", type=Path, help="run the service from there instead of src")
@@ -91,6 +105,8 @@ def _say(result: Result) -> None:
         f"sold out {healed_s:.1f} s later: "
         + (f"{len(result.violations)} VIOLATIONS" if result.violations else "every promise kept")
     )
+    if result.unchecked_windows:
+        _print(f"  in {result.unchecked_windows} times without a checked Redis: {result.unchecked_answers}")
     for failure in result.fault_failures:
         _print(f"  not carried out: {failure}")
     if result.violations:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import couponsvc
 from tests.faults.harness.fault_kinds import CLASSES, KINDS, ORDERS, POINTS, Capabilities
-from tests.faults.harness.inflicting import INFLICTIONS
+from tests.faults.harness.inflictions import INFLICTIONS
 from tests.faults.harness.plan import (
     CONTESTED,
     FAULTS_MIN_COUNT,

@@ -17,8 +17,10 @@ from redis.exceptions import RedisError
 from couponsvc.engines.errors import EngineError
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.history import FaultNote, History
-from tests.faults.harness.inflicting import INFLICTIONS, Inflicting
+from tests.faults.harness.inflicting import Inflicting
+from tests.faults.harness.inflictions import INFLICTIONS
 from tests.faults.harness.plan import Fault, Plan
+from tests.faults.harness.watching import Window
 
 HEAL_PATIENCE_S: Final = 60.0
 """Postgres may have minutes of log to replay after a hard stop; here it has seconds."""
@@ -46,12 +48,18 @@ class Nemesis:
         """Kill points that a process has passed while they were armed."""
         return self._inflicting.hit_points
 
+    @property
+    def windows(self) -> list[Window]:
+        """Times in which the API talked to a Redis that nobody had checked."""
+        return self._inflicting.witness.windows
+
     async def carry_out(self, began_s: float) -> None:
         """Carry out the plan from `began_s` (`time.monotonic`) on; returns when everything is healed."""
         faults = [asyncio.create_task(self._one(fault, began_s)) for fault in self._plan.faults]
         await asyncio.sleep(max(0.0, began_s + self._plan.seconds - time.monotonic()))
         self._over.set()
         await asyncio.gather(*faults)
+        await self._inflicting.witness.end()
         await self._deployment.heal()
         await self._deployment.until_ready(HEAL_PATIENCE_S)
         self._history.healed_ns = time.monotonic_ns()

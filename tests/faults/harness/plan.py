@@ -97,6 +97,19 @@ def make_plan(seed: int, seconds: float, capabilities: Capabilities) -> Plan:
     return Plan(seed, seconds, faults, _drops(dice, seed, seconds), _changes(dice, seconds))
 
 
+def make_counted_plan(seed: int, kind: str, times: int, every_s: float) -> Plan:
+    """One kind of fault again and again, at even distances, each lasting at most half of one; pure."""
+    dice = random.Random(f"counted {seed} {kind}")  # noqa: S311
+    seconds = (times + 1) * every_s
+    faults = []
+    for place in range(times):
+        lasts_s = min(dice.uniform(*KINDS[kind].lasts_s), every_s / 2)
+        faults.append(
+            Fault(kind, round((place + 0.5) * every_s, 2), round(lasts_s, 2), KINDS[kind].details(dice))
+        )
+    return Plan(seed, seconds, faults, _drops(dice, seed, seconds), _changes(dice, seconds))
+
+
 def _own_count(seconds: float) -> int:
     return max(FAULTS_MIN_COUNT, round(seconds / FAULT_EVERY_S))
 

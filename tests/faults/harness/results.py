@@ -37,6 +37,8 @@ class Result(msgspec.Struct, kw_only=True):
     """Epochs that were raised, over all drops."""
     unchecked_windows: int = 0
     """Times when a server was not checked yet while persons pressed."""
+    unchecked_answers: dict[str, int] = {}
+    """What grabs were answered in them, by status and code: never anything that only the gate can know."""
     heal_s: float = 0.0
     """From the end of the plan until the service was ready again."""
     sold_out_after_heal_s: dict[str, float] = {}

@@ -18,6 +18,7 @@ from tests.faults.harness.nemesis import Nemesis
 from tests.faults.harness.numbers import NumberBook
 from tests.faults.harness.plan import Plan
 from tests.faults.harness.results import Found, Result, told
+from tests.faults.harness.watching import judge_windows
 
 SELL_OUT_PATIENCE_S: Final = 45.0
 """Longer than is allowed, so that a run can tell what would have happened."""
@@ -25,6 +26,8 @@ SOLD_OUT_WITHIN_S: Final = 10.0
 """Of healing, while demand remains."""
 QUIET_AFTER_S: Final = SOLD_OUT_WITHIN_S + 0.2
 OPEN_PATIENCE_S: Final = 20.0
+UNCHECKED_MAX_COUNT: Final = 5
+"""Examples that are told."""
 _POLL_S: Final = 0.05
 
 
@@ -114,13 +117,15 @@ class Run:
     def _judged(self, final: FinalState) -> Found:
         report = judge(self.history, final)
         self._lap("judge")
-        violations = [*told(report), *self._unsold()]
+        unchecked, answers = judge_windows(self.history.calls, self._nemesis.windows)
+        violations = [*told(report), *unchecked[:UNCHECKED_MAX_COUNT], *self._unsold()]
         if self._unsettled_count:
             violations.append(f"settled: {self._unsettled_count} numbers have no answer after healing")
         result = self._result(violations)
         result.confirmed_vouchers = len(final.vouchers)
         result.rebuilds = sum(drop.epoch - 1 for drop in final.drops)
         result.checked = dict(report.checked)
+        result.unchecked_answers = dict(answers)
         return Found(result, self.history, report, final)
 
     def _result(self, violations: list[str]) -> Result:
@@ -134,6 +139,7 @@ class Run:
             fault_failures=self._nemesis.failed,
             kill_points_hit=self._nemesis.hit_points,
             restarts=dict(Counter(self._deployment.restarts) - self._restarts_before),
+            unchecked_windows=len(self._nemesis.windows),
             heal_s=round(self._nemesis.heal_s, 2),
             sold_out_after_heal_s=self._sold_out_s,
             took_s=self._took_s,
