@@ -33,8 +33,8 @@ CONNECTIONS_MAX_COUNT: Final = 10_000
 """Open ones of one API process, some 10 kB each. A partner's pool has tens; the rest is for strangers."""
 CONNECTIONS_SPARE_FILES_COUNT: Final = 256
 """File descriptors that connections leave to everything else: databases, metrics, name look-ups."""
-CONNECTIONS_YIELD_COUNT: Final = 100
-"""Idle connections closed at once when there is no room: finding them means looking at all of them."""
+CONNECTIONS_YIELD_SHARE: Final = 0.01
+"""Of all that may be open: idle ones closed at once for lack of room. Finding them means looking at all."""
 HEAD_TIMEOUT_S: Final = 10
 """From a request's first byte to the end of its head: 700 bytes even over the worst mobile network."""
 BODY_TIMEOUT_S: Final = 30
@@ -49,6 +49,8 @@ LINGER_S: Final = 2
 """How long a connection that ends with a refusal still reads, so that the client gets to see it."""
 TCP_IDLE_S: Final = 60
 """Silence after which TCP itself asks whether the other side still exists."""
+TCP_UNACKNOWLEDGED_S: Final = 60
+"""What was sent must have been taken by then, or TCP ends the connection. We look ourselves, and earlier."""
 TCP_ASK_EVERY_S: Final = 10
 TCP_UNANSWERED_MAX_COUNT: Final = 3
 """Questions without an answer after which it does not: a vanished client is noticed within 90 s."""
@@ -161,6 +163,7 @@ LEASE_S: Final = 30
 REDELIVER_MAX_COUNT: Final = 100_000
 """Events that one question for redelivery may queue."""
 
+assert UNREAD_TIMEOUT_S + LINGER_S < TCP_UNACKNOWLEDGED_S, "who does not read is counted before TCP gives up"
 assert HEAD_TIMEOUT_S < BODY_TIMEOUT_S, "one timer serves both: it runs for the shorter time"
 assert HEAD_MAX_BYTES + BODY_MAX_BYTES < MESSAGE_MAX_BYTES, "what is allowed must fit, chunked as well"
 assert FEED_WAITERS_MAX_COUNT * 2 <= CONNECTIONS_MAX_COUNT, "waiting readers must leave room for grabs"

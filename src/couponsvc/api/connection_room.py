@@ -42,13 +42,14 @@ class ConnectionRoom:
 
     def __init__(self, max_count: int = limits.CONNECTIONS_MAX_COUNT) -> None:
         self._max_count: Final = max_count
+        self._yield_count: Final = max(1, int(max_count * limits.CONNECTIONS_YIELD_SHARE))
 
     def admits(self, newcomer: Guest, all_of_them: MutableSet[Guest]) -> bool:
         """Whether `newcomer`, already among `all_of_them`, may stay; others may have left for it."""
         if len(all_of_them) <= self._max_count:
             return True
         idle = [guest for guest in all_of_them if guest is not newcomer and not guest.busy]
-        for guest in heapq.nsmallest(limits.CONNECTIONS_YIELD_COUNT, idle, key=_worth):
+        for guest in heapq.nsmallest(self._yield_count, idle, key=_worth):
             all_of_them.discard(guest)  # it goes at the loop's next turn; the room is free now
             refusals.count(refusals.EVICTED)
             guest.leave()
@@ -84,7 +85,7 @@ def let_tcp_watch(listener: socket.socket) -> None:
         ("TCP_KEEPIDLE", limits.TCP_IDLE_S),
         ("TCP_KEEPINTVL", limits.TCP_ASK_EVERY_S),
         ("TCP_KEEPCNT", limits.TCP_UNANSWERED_MAX_COUNT),
-        ("TCP_USER_TIMEOUT", limits.UNREAD_TIMEOUT_S * 1_000),
+        ("TCP_USER_TIMEOUT", limits.TCP_UNACKNOWLEDGED_S * 1_000),
     ):
         if hasattr(socket, option):  # names differ between systems
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

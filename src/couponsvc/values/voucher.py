@@ -5,6 +5,7 @@ gets the byte-identical voucher whoever answers it: the waiter, the gate's note,
 or the ledger (invariant I4).
 """
 
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -48,21 +49,17 @@ def voucher_id(drop_no: int, seq: int) -> str:
 
 MAX_NUMBER = 2**31 - 1
 """Largest drop_no or seq: Postgres `integer`."""
+_VOUCHER_ID = re.compile(r"vch_([1-9][0-9]{0,9})_([1-9][0-9]{0,9})").fullmatch
+"""Bounded digits: Python refuses to read a number of thousands of them."""
 
 
 def parse_voucher_id(text: str) -> tuple[int, int] | None:
     """`(drop_no, seq)` of a voucher's name, or None where it is not one of ours."""
-    parts = text.split("_")
-    if len(parts) != 3 or parts[0] != "vch":  # noqa: PLR2004 - vch, drop, seq
+    found = _VOUCHER_ID(text)
+    if found is None:
         return None
-    drop_no, seq = parts[1], parts[2]
-    if not all(p.isascii() and p.isdigit() and p[0] != "0" for p in (drop_no, seq) if p) or not (
-        drop_no and seq
-    ):
-        return None
-    if int(drop_no) > MAX_NUMBER or int(seq) > MAX_NUMBER:
-        return None
-    return int(drop_no), int(seq)
+    drop_no, seq = int(found[1]), int(found[2])
+    return (drop_no, seq) if max(drop_no, seq) <= MAX_NUMBER else None
 
 
 class Receipt:
