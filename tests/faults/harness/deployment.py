@@ -32,6 +32,8 @@ from tests.faults.harness.proxy import Address
 
 KINDS: Final = ("drain", "reconcile", "relay", "api")
 """In the order in which they are started."""
+REDIS_SETTINGS: Final[Mapping[str, str]] = {"repl-diskless-sync-delay": "0"}
+"""A replica that comes back does not wait 5 s for others to join it."""
 READY_PATIENCE_S: Final = 60.0
 ASK_EVERY_S: Final = 0.05
 READY_COUNT: Final = 5
@@ -170,6 +172,7 @@ class Deployment(Failover):
         self.release_all()
         for server in (*self.members("postgres"), *self.members("redis"), *self.members("replica")):
             await self.up(server)
+        await self.until_postgres_answers()
         await self.redis_out_of_memory(on=False)
         if self._with_replica:
             await self.rejoin()
@@ -187,7 +190,7 @@ class Deployment(Failover):
         self.keys, self._master_key = admitted.keys, admitted.master_key
         self.operator_token, self.auditor_token = admitted.operator_token, admitted.auditor_token
         postgres = await asyncio.to_thread(template.copy_to, self._data_dir)
-        redis = EmbeddedRedis(self._data_dir)
+        redis = EmbeddedRedis(self._data_dir, settings=REDIS_SETTINGS)
         await self._start_engine(EngineMember("postgres", "postgres", postgres, self._started))
         await self._start_engine(EngineMember("redis", "redis", redis, self._started))
         self._stack.enter_context(self.proxies)
@@ -204,7 +207,9 @@ class Deployment(Failover):
         await member.start()
 
     async def _start_replica(self, primary: EmbeddedRedis) -> None:
-        replica = EmbeddedRedis(make_data_dir(self._data_dir / "replica", Account.current()))
+        replica = EmbeddedRedis(
+            make_data_dir(self._data_dir / "replica", Account.current()), settings=REDIS_SETTINGS
+        )
         password = urlsplit(primary.url).password or ""
         # One password for both: whoever was led to the other server logs in as before.
         write_private(replica.home / "password", password, replica.account)
@@ -231,6 +236,7 @@ class Deployment(Failover):
 
     def _environment_of(self, redis_url: str, dsn: str) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("COUPONSVC_")}
+        own.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, not by each of some thousand processes
         if self._source is not None:
             own["PYTHONPATH"] = os.pathsep.join([str(self._source), *_python_path(own)])
         return {

@@ -1,12 +1,14 @@
 """What can befall the servers beside dying: lost data, full disks, no memory, forgotten scripts."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 from collections.abc import Iterable
 from typing import Final
 
+import asyncpg
 from redis.asyncio import Redis
 
 from couponsvc.engines.postgres import EmbeddedPostgres
@@ -22,6 +24,8 @@ from tests.servers import wait_until_gone
 APPEND_ONLY: Final = "appendonlydir"
 COPY: Final = "appendonlydir.copy"
 STOP_PATIENCE_S: Final = 10.0
+RECOVERY_PATIENCE_S: Final = 60.0
+LOOK_EVERY_S: Final = 0.05
 LOG_SPARED_BYTES: Final = WAL_SEGMENT_MB * 1024 * 1024
 LOG_HIT_BYTES: Final = 64 * 1024
 """Above every control file, below a segment of the log."""
@@ -40,7 +44,11 @@ class EngineFaults(Supervised):
     @property
     def redis_url(self) -> str:
         """Of the primary, past all proxies."""
-        return self._redis_engine(self.primary).url
+        return self.redis_url_of(self.primary)
+
+    def redis_url_of(self, name: str) -> str:
+        """Of `redis` or `replica`, past all proxies."""
+        return self._redis_engine(name).url
 
     @property
     def postgres_dsn(self) -> str:
@@ -100,6 +108,20 @@ class EngineFaults(Supervised):
     async def postgres_start(self) -> None:
         """Start it again; it recovers from its log first."""
         await self.up("postgres")
+
+    async def until_postgres_answers(self) -> None:
+        """Return when it takes connections: after a PANIC it recovers without having been restarted.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        async with asyncio.timeout(RECOVERY_PATIENCE_S):
+            while True:
+                with contextlib.suppress(asyncpg.PostgresError, OSError):
+                    connection = await asyncpg.connect(self.postgres_dsn)
+                    connection.terminate()
+                    return
+                await asyncio.sleep(LOOK_EVERY_S)
 
     async def redis_disk_full(self, *, on: bool) -> None:
         """Its append-only file takes not one byte more: the next write ends the server (see `disks`).

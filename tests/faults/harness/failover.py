@@ -63,7 +63,8 @@ class Failover(EngineFaults):
         beginning."""
         self.proxies.heal(REPLICATION)
         self._lead(self.primary, ())
-        await self._follow(OTHER[self.primary])
+        if self._follower != OTHER[self.primary]:
+            await self._follow(OTHER[self.primary])
         await self.until_replicated()
 
     async def until_replicated(self) -> None:
@@ -93,6 +94,10 @@ class Failover(EngineFaults):
         target = Address(HOST, self._redis_engine(OTHER[name]).port)
         self.proxies.aim(REPLICATION, target)
         self.proxies.reset(REPLICATION)
+        async with self._redis_at(OTHER[name]) as primary:
+            await primary.config_set(
+                "repl-diskless-sync-delay", 0
+            )  # 5 s by default, for more replicas to come
         async with self._redis_at(name) as redis:
             await redis.config_set(
                 "masterauth", self._redis_engine(name).url.split("@")[0].rpartition(":")[2]
@@ -116,4 +121,4 @@ class Failover(EngineFaults):
             self.primary = name
 
     def _redis_at(self, name: str) -> Redis:
-        return open_redis(self._redis_engine(name).url, max_connections=1)
+        return open_redis(self.redis_url_of(name), max_connections=1)
