@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from structlog.testing import capture_logs
+
 from couponsvc import limits
 from couponsvc.batch.ticket import Ticket
-from couponsvc.batch.waiting import Flight, RequestKey, WaitingRoom
+from couponsvc.batch.waiting import Flight, RequestKey, WaitingRoom, _Wait
 from couponsvc.values import wire
 from couponsvc.values.answer import Answer, AnswerKind
 from couponsvc.values.drop import Drop, DropStatus, VoucherTerms
@@ -106,3 +108,24 @@ async def test_a_follower_of_a_grant_that_fell_away_is_decided_anew() -> None:
     assert first.future.result().kind is AnswerKind.MISMATCH
     assert second.future.result().kind is AnswerKind.AGAIN
     assert waiting.waiting_count == 0
+
+
+async def test_a_postgres_that_is_away_is_told_once_and_its_return_once() -> None:
+    away = True
+
+    async def look_up(_: Sequence[RequestKey]) -> Mapping[RequestKey, StandingVoucher]:
+        if away:
+            raise ConnectionRefusedError
+        return {}
+
+    waiting, waiter = WaitingRoom(look_up, limits.CONFIRM_WAIT_MS), ticket("n-1")
+    flight = decided(1, waiter)
+    waiting.board(flight)
+    flight.waits.append(_Wait(waiter, "n-1"))
+    with capture_logs() as told:
+        for _ in range(3):
+            await waiting._look_up_and_answer(flight.waits)  # noqa: SLF001 - otherwise this lasts seconds
+        away = False
+        for _ in range(3):
+            await waiting._look_up_and_answer(flight.waits)  # noqa: SLF001 - as above
+    assert [line["log_level"] for line in told] == ["warning", "info"]

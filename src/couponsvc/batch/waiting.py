@@ -72,6 +72,8 @@ class WaitingRoom:
         self._flights: Final[dict[int, Flight]] = {}
         self._followers: Final[dict[_GrantKey, list[_Wait]]] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._in_the_dark = False
+        """The last look-up failed."""
         self.waiting_count = 0
 
     def board(self, flight: Flight) -> None:
@@ -139,8 +141,15 @@ class WaitingRoom:
         try:
             found = await asyncio.wait_for(self._look_up(list(wanted)), limits.LOOKUP_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - Postgres away: whoever is overdue is told PENDING
-            log.warning("look-up of waiting grants failed", error=type(error).__name__)
+            if (
+                not self._in_the_dark
+            ):  # told once: it is tried forty times a second, for as long as that lasts
+                self._in_the_dark = True
+                log.warning("waiting grants are not looked up", error=type(error).__name__)
             return
+        if self._in_the_dark:
+            self._in_the_dark = False
+            log.info("waiting grants are looked up again")
         for wait in waits:
             standing = found.get((wait.ticket.grab.partner_no, wait.number))
             if standing is not None:
