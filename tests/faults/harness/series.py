@@ -14,6 +14,8 @@ from tests.faults.harness.plan import Plan
 from tests.faults.harness.results import Found, Result, keep
 from tests.faults.harness.run import Run
 
+START_ATTEMPTS_COUNT: Final = 3
+
 PlanMaker = Callable[[Capabilities], Plan]
 
 
@@ -75,10 +77,28 @@ class Series:
         base = Path(tempfile.mkdtemp(prefix="couponsvc-faults-"))
         try:
             base.chmod(0o711)  # as root, the engines' account must get through to its own part
-            async with Deployment(base, with_replica=True, source=self._source) as deployment:
+            deployment = await self._started(base)
+            try:
                 yield deployment
+            finally:
+                await deployment.stop()
         finally:
             shutil.rmtree(base, ignore_errors=True)
+
+    async def _started(self, base: Path) -> Deployment:
+        """A machine that is busy beyond measure may need more than one attempt.
+
+        Raises:
+            Exception: of the last attempt.
+        """
+        for attempt_no in range(1, START_ATTEMPTS_COUNT + 1):
+            deployment = Deployment(base / str(attempt_no), with_replica=True, source=self._source)
+            try:
+                return await deployment.__aenter__()
+            except Exception:
+                if attempt_no == START_ATTEMPTS_COUNT:
+                    raise
+        raise AssertionError  # the last attempt returns or raises
 
 
 def _causes(error: BaseException) -> str:

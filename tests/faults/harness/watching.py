@@ -2,8 +2,9 @@
 
 After a failover or a restart it is another server until its row stands in `blessings`; after a wipe a
 drop's state is gone until its epoch was raised. A grab that began and was answered within such a time,
-and was answered as only the gate can, was decided by an unchecked Redis. What Postgres shows is read
-directly, and a time ends before the last question that still showed it: it is never longer than it was.
+and was answered as only the gate can, was decided by an unchecked Redis. That is said only of numbers
+that were not asked before: for the others Postgres may have had a voucher already. What Postgres shows is
+read directly, and a time ends before the last question that still showed it: it is never longer than it was.
 """
 
 import asyncio
@@ -161,10 +162,15 @@ def judge_windows(calls: Sequence[Call], windows: Sequence[Window]) -> tuple[lis
     """What was answered within windows: `(violations, answers by status and code)`."""
     violations = []
     answers: Counter[str] = Counter()
+    asked_first_ns: dict[tuple[str, str], int] = {}
+    for call in calls:
+        number = (call.partner_id, call.out_request_no)
+        asked_first_ns[number] = min(call.began_ns, asked_first_ns.get(number, call.began_ns))
     for window in windows:
         for call in within(calls, window):
             answers[f"{call.status} {call.code}".rstrip()] += 1
-            if call.status in (201, 202) or call.code in DECIDED:
+            fresh = asked_first_ns[call.partner_id, call.out_request_no] >= window.began_ns
+            if fresh and (call.status in (201, 202) or call.code in DECIDED):
                 violations.append(
                     f"unchecked_silent: {call.status} {call.code} by a Redis that nobody had checked, "
                     f"{(call.began_ns - window.began_ns) / 1e6:.0f} ms after it appeared and "
