@@ -34,6 +34,8 @@ PublicKey = Annotated[
     str | None, typer.Option(help="ed25519: base64 of the 32 bytes, or the path of a PEM file.")
 ]
 DEFAULT_DATA_DIR: Final = Path("var")
+RATE_MAX: Final = 1_000_000
+"""As Postgres checks it: more than any shard decides."""
 Work = Callable[["Pool", "MasterKey"], Awaitable[None]]
 
 
@@ -64,8 +66,53 @@ def list_partners(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = Fal
     from couponsvc.programs import admission
 
     async def work(pool: "Pool", _: "MasterKey") -> None:
-        columns = ("partner_id", "name", "live_key_count", "created_at")
+        columns = (
+            "partner_id",
+            "name",
+            "live_key_count",
+            "grabs_per_second",
+            "grabs_burst",
+            "created_at",
+        )
         print_rows(columns, await admission.list_partners(pool), as_json=as_json)
+
+    _run(data_dir, work)
+
+
+@partner_app.command("limit")
+def limit_partner(
+    partner_id: Annotated[str, typer.Argument(metavar="NAME", help="Whom to limit.")],
+    grabs_per_second: Annotated[
+        int | None, typer.Option(min=1, max=RATE_MAX, help="Over all API processes together.")
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(min=1, max=RATE_MAX, help="Grabs at once after a pause; a second's worth if left out."),
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Lift the limit.")] = False,  # noqa: FBT002 - an option
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Limit how many grabs a partner may send; in force everywhere within five seconds."""
+    from couponsvc.programs import admission
+    from couponsvc.values.rate import Rate
+
+    if none == (grabs_per_second is not None) or (none and burst is not None):
+        raise ProcessFailed("say either --grabs-per-second N [--burst M] or --none", EXIT_USAGE)
+    rate = None if grabs_per_second is None else Rate(grabs_per_second, burst or grabs_per_second)
+
+    async def work(pool: "Pool", _: "MasterKey") -> None:
+        await admission.limit_partner(pool, ACTOR, partner_id, rate)
+        if as_json:
+            shown: dict[str, int | None] = {"grabs_per_second": None, "burst": None}
+            if rate is not None:
+                shown = {"grabs_per_second": rate.per_second, "burst": rate.burst_count}
+            print_json({"partner_id": partner_id, **shown})
+        elif rate is None:
+            typer.echo(f"{partner_id} is not limited")
+        else:
+            typer.echo(f"{partner_id} may send {rate.per_second} grabs a second, {rate.burst_count} at once")
 
     _run(data_dir, work)
 

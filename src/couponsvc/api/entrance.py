@@ -19,6 +19,7 @@ from couponsvc.api.auth import Authenticator, KeyNotCached, Unauthenticated
 from couponsvc.api.grab_body import InvalidBody, read_grab_body
 from couponsvc.api.passage import Passage, Refused, Send, Wanted
 from couponsvc.api.rate_line import RateLine, RateLines
+from couponsvc.api.shares import Shares
 from couponsvc.batch.desk import Desk
 from couponsvc.programs.catalog import DropCatalog
 from couponsvc.support.signing import Request
@@ -54,6 +55,7 @@ class Entrance:
         self.catalog: Final = catalog
         self.desk: Final = desk
         self._lines: Final = RateLines()
+        self._shares: Final = Shares()
         self._prefix: Final = token_hex(6).encode()
         self._numbers: Final = count(1)
         self._reading: Final[set[asyncio.Task[None]]] = set()
@@ -67,7 +69,7 @@ class Entrance:
         if limited:
             line = self._lines.named(limited, request.fields)
             if line is not None and line.closed():
-                line.turn_away(passage)
+                line.take(passage)
                 return
         self.go_on(passage)
 
@@ -77,9 +79,9 @@ class Entrance:
             passage.refuse(Refused("overloaded"))
             return
         try:
-            wanted = self._read(passage.drop_id, passage.request)
+            wanted = self._read(passage)
         except _TurnedAway as away:
-            away.line.turn_away(passage)
+            away.line.take(passage)
         except (_DropNotCached, KeyNotCached):
             self.start(self._read_on(passage), passage)
         except Refused as refused:
@@ -100,7 +102,7 @@ class Entrance:
             try:
                 await work
             except _TurnedAway as away:
-                away.line.turn_away(passage)
+                away.line.take(passage)
             except Refused as refused:
                 passage.refuse(refused)
             except Exception as error:  # noqa: BLE001 - as in `admit`
@@ -116,7 +118,7 @@ class Entrance:
             return given
         return b"%b-%x" % (self._prefix, next(self._numbers))
 
-    def _read(self, drop_id: str, request: Request) -> Wanted:
+    def _read(self, passage: Passage) -> Wanted:
         """Prove who sends it, find the drop, read the body: in this order, without waiting.
 
         Raises:
@@ -124,6 +126,7 @@ class Entrance:
             _TurnedAway: the partner's rate is used up.
             KeyNotCached, _DropNotCached: something has to be read first.
         """
+        request = passage.request
         fields = request.fields
         if fields.get(b"content-encoding", b"identity") != b"identity":
             raise Refused("invalid_request", "Send the body without content coding.")
@@ -137,9 +140,9 @@ class Entrance:
         if partner_no is None or "grab" not in principal.scopes:
             raise Refused("forbidden", "A grab needs a partner's credential with the scope grab.")
         line = None if principal.rate is None else self._lines.of(principal)
-        if line is not None and line.closed():
+        if line is not None and not passage.called and line.closed():
             raise _TurnedAway(line)
-        listing = self.catalog.get(drop_id)
+        listing = self.catalog.get(passage.drop_id)
         if listing is None:
             raise _DropNotCached
         if partner_no not in listing.drop.partners:
@@ -159,14 +162,14 @@ class Entrance:
             region,
         )
         confirm = b"prefer" not in fields or not _wants_async(fields[b"prefer"])
-        return Wanted(listing, grab, body, confirm, line)
+        return Wanted(listing, grab, body, confirm, self._shares.of(partner_no), line)
 
     async def _read_on(self, passage: Passage) -> None:
         """Read what is missing, once each, and go on."""
         key_id: str | None = None
         for _ in range(READINGS_MAX_COUNT):
             try:
-                wanted = self._read(passage.drop_id, passage.request)
+                wanted = self._read(passage)
             except KeyNotCached as unknown:
                 if unknown.key_id == key_id:  # just read, and not there
                     raise Refused("unauthenticated", str(unknown)) from None

@@ -12,6 +12,7 @@ from couponsvc.api.grab_answers import Reply
 from couponsvc.api.grab_body import GrabBody
 from couponsvc.api.problems import render_problem
 from couponsvc.api.rate_line import RateLine
+from couponsvc.api.shares import Share
 from couponsvc.batch.desk import Desk, Overloaded
 from couponsvc.programs.catalog import DropCatalog, Listing
 from couponsvc.support.signing import Request
@@ -42,6 +43,8 @@ class Wanted(NamedTuple):
     grab: Grab
     body: GrabBody
     confirm: bool
+    share: Share
+    """Of the partner in this process."""
     line: RateLine | None
     """Of the partner, where it is limited."""
 
@@ -78,10 +81,12 @@ class Passage:
         "_resubmit_count",
         "_send",
         "_wanted",
+        "called",
         "drop_id",
-        "held_since_s",
+        "judged",
         "request",
         "request_id",
+        "waits_since_s",
     )
 
     def __init__(self, entrance: Way, drop_id: str, request: Request, request_id: bytes, send: Send) -> None:
@@ -91,22 +96,31 @@ class Passage:
         self._resubmit_count = 0
         self._wanted: Wanted
         self._proven = False
-        self.held_since_s = 0.0
+        self.called = False
+        """Whether it waited in its partner's line and was told to go on."""
+        self.judged = False
+        self.waits_since_s = 0.0
         self.drop_id: Final = drop_id
         self.request: Final = request
         self.request_id: Final = request_id
 
     def go_on(self) -> None:
-        """It was held and it is its turn: what was proven before need not be proven again."""
+        """It waited in a line and it is its turn: what was proven before need not be proven again."""
+        self.called = True
         if self._proven:
             self.hand_in(self._wanted)
         else:
             self._entrance.go_on(self)
 
     def hand_in(self, wanted: Wanted) -> None:
-        """Put the grab on the desk."""
+        """Put the grab on the desk, when its partner's share has room for it."""
         self._wanted = wanted
         self._proven = True
+        wanted.share.admit(self)
+
+    def enter(self) -> None:
+        """Put it on the desk."""
+        wanted = self._wanted
         line = wanted.line
         if line is not None:
             line.pace.use()
@@ -125,11 +139,13 @@ class Passage:
         """Take the desk's answer. Never raises: the desk's loop serves everybody."""
         try:
             wanted = self._wanted
+            wanted.share.leave()
             if answer.kind is AnswerKind.AGAIN:
                 self._entrance.start(self._decide_again(wanted), self)
                 return
             if answer.kind is AnswerKind.RATE_LIMITED and wanted.line is not None:
-                wanted.line.turn_away(self)
+                self.judged = True
+                wanted.line.take(self)
                 return
             reply = grab_answers.reply(answer, wanted.listing, wanted.body)
             grab_metrics.told(answer.kind)
@@ -148,7 +164,11 @@ class Passage:
             else:
                 self.hand_in(wanted._replace(listing=listing or wanted.listing))
                 return
-        self._tell(Answer(AnswerKind.CLOSED, reason="rebuilding"))
+        reply = grab_answers.reply(
+            Answer(AnswerKind.CLOSED, reason="rebuilding"), wanted.listing, wanted.body
+        )
+        grab_metrics.told(AnswerKind.CLOSED)
+        self.reply(reply)
 
     def refuse(self, refused: Refused) -> None:
         """Answer with a problem that needed no decision."""

@@ -1,12 +1,14 @@
-"""The line of a limited partner: who comes while its rate is used up is refused, cheaply, or waits.
+"""The line of a limited partner: who comes while its rate is used up waits for the next pulse.
+
+The rate comes free in pulses: a partner that is always at its limit then works for a millisecond in
+twenty and leaves the rest to others, instead of being in the way of every single grab of theirs. In
+a pulse go on as many as the gate could allow, and a few more, because only the gate can tell a
+number that was granted before, whose answer stands, from a new one.
 
 A refusal costs little, but a partner that asks again at once with hundreds of connections makes up
 for that by number. So some refusals a second are told at once, which is all that a partner meets who
-waits as it is told. Past them a grab is held: it gets its turn where the rate allows it soon, else
-its refusal a second later, and its connection asks for nothing meanwhile.
-
-The rate comes free in pulses: a partner that is always at its limit then works for a millisecond in
-twenty and leaves the rest to others, instead of being in the way of every single grab of theirs.
+waits as it is told. Past them a grab stays in the line for a second: its connection asks for nothing
+meanwhile. Nothing of this needs a signature to be checked before the grab goes on.
 """
 
 import asyncio
@@ -24,8 +26,10 @@ from couponsvc.values.rate import Rate
 
 PULSE_S: Final = 0.02
 """How often a used-up rate comes free, at most: a tenth of what people notice."""
+PROBES_PER_ROOM: Final = 0.25
+"""A quarter as many go on beyond what the gate could allow, if they may be repeated numbers."""
 HOLD_S: Final = 1.0
-"""How long a grab is held: what `Retry-After` would have said, and well below clients' timeouts."""
+"""How long a grab stays in the line: what `Retry-After` would have said, and well below clients' timeouts."""
 REFUSALS_PER_S: Final = 100
 """Told at once, per partner and process: some thousandths of a core."""
 REFUSALS_BURST_COUNT: Final = 100
@@ -35,8 +39,10 @@ _KEY_ID: Final = re.compile(rb';\s*keyid="([^"]*)"').search
 class Waiting(Protocol):
     """A grab that waits for its turn."""
 
-    held_since_s: float
-    """When it was held first; 0 before."""
+    waits_since_s: float
+    """When it came into the line; 0 before."""
+    judged: bool
+    """Whether the gate has refused it: then it is no repeated number."""
 
     def go_on(self) -> None:
         """It is its turn; neither waits nor raises."""
@@ -54,7 +60,8 @@ class RateLine:
         self.pace: Final = Pace(partner_no, rate)
         self._pulse_count: Final = max(1, min(int(rate.per_second * PULSE_S), rate.burst_count // 2))
         self._opens_s = 0.0
-        self._held: Final[deque[Waiting]] = deque()
+        self._unknown: Final[deque[Waiting]] = deque()
+        self._judged: Final[deque[Waiting]] = deque()
         self._refused_until_s = 0.0
         self._ticking = False
 
@@ -68,37 +75,54 @@ class RateLine:
         self._opens_s = now_s + self.pace.wait_s(now_s, self._pulse_count)
         return True
 
-    def turn_away(self, grab: Waiting) -> None:
-        """Refuse a grab now, or hold it where refusals were many."""
+    def take(self, grab: Waiting) -> None:
+        """Let a grab wait that came while the line is closed, or that the gate refused."""
         now_s = perf_counter()
-        refused_until_s = max(self._refused_until_s, now_s) + 1 / REFUSALS_PER_S
-        if not grab.held_since_s:
-            if refused_until_s <= now_s + REFUSALS_BURST_COUNT / REFUSALS_PER_S:
-                self._refused_until_s = refused_until_s
-                grab.reply(self._refusal(now_s))
-                return
-            grab.held_since_s = now_s
-        self._held.append(grab)
-        self._tick_soon()
+        grab.waits_since_s = grab.waits_since_s or now_s
+        if not grab.judged:
+            self._unknown.append(grab)
+        elif self._may_refuse(now_s):
+            self._refuse(grab, now_s)
+        else:
+            self._judged.append(grab)
+        self._tick_later()
 
-    def _refusal(self, now_s: float) -> Reply:
-        return rate_refusal(self.pace.rate, max(1, ceil(self.pace.wait_s(now_s))))
-
-    def _tick_soon(self) -> None:
-        if self._held and not self._ticking:
+    def _tick_later(self) -> None:
+        if not self._ticking and (self._judged or self._unknown):
             self._ticking = True
             asyncio.get_running_loop().call_later(PULSE_S, self._tick)
 
     def _tick(self) -> None:
-        """Refuse who waited long enough; then those go on whom the rate allows, longest waiting first."""
+        """Let go on whom the rate allows, oldest first; refuse who waited long, and some of the last."""
         self._ticking = False
-        held, now_s = self._held, perf_counter()
-        while held and held[0].held_since_s + HOLD_S <= now_s:
-            held.popleft().reply(self._refusal(now_s))
-        if not self.closed():
-            for _ in range(min(len(held), self.pace.room_count(now_s))):
-                held.popleft().go_on()  # a stranger's, who named the partner's key, fails here
-        self._tick_soon()
+        now_s = perf_counter()
+        room_count = 0 if self.closed() else self.pace.room_count(now_s)
+        room_count -= self._go_on(self._judged, room_count)
+        self._go_on(self._unknown, room_count + ceil(self._pulse_count * PROBES_PER_ROOM))
+        for waiting in (self._judged, self._unknown):
+            while waiting and waiting[0].waits_since_s + HOLD_S <= now_s:
+                self._refuse(waiting.popleft(), now_s)
+        while self._unknown and self._may_refuse(now_s):
+            self._refuse(self._unknown.pop(), now_s)
+        self._tick_later()
+
+    @staticmethod
+    def _go_on(waiting: deque[Waiting], most_count: int) -> int:
+        """How many went. A stranger's, who named the partner's key, fails there and uses nothing."""
+        count = min(len(waiting), most_count)
+        for _ in range(count):
+            waiting.popleft().go_on()
+        return count
+
+    def _may_refuse(self, now_s: float) -> bool:
+        refused_until_s = max(self._refused_until_s, now_s) + 1 / REFUSALS_PER_S
+        if refused_until_s > now_s + REFUSALS_BURST_COUNT / REFUSALS_PER_S:
+            return False
+        self._refused_until_s = refused_until_s
+        return True
+
+    def _refuse(self, grab: Waiting, now_s: float) -> None:
+        grab.reply(rate_refusal(self.pace.rate, max(1, ceil(self.pace.wait_s(now_s)))))
 
 
 class RateLines:
