@@ -8,6 +8,7 @@ import argparse
 import gc
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -34,13 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = judge_again(options.judge)
         _print(report.text() or f"every promise kept: {report.checked}")
         return 1 if report.violations else 0
-    gc.set_threshold(GC_THRESHOLD, 50, 50)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # end tidily, either way
+    if options.jobs > 1:
+        return _side_by_side(options, list(sys.argv[1:] if arguments is None else arguments))
+    gc.set_threshold(GC_THRESHOLD, 50, 50)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         return uvloop.run(_run(options))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _side_by_side(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Deal the seeds out to processes of this same command; each has deployments of its own."""
+    jobs = []
+    for place in range(min(options.jobs, options.seeds)):
+        own = range(options.first_seed + place, options.first_seed + options.seeds, options.jobs)
+        deal = f"--jobs 1 --first-seed {own[0]} --seeds {len(own)} --step {options.jobs}"
+        # Of an option that is given twice the last one counts.
+        command = [sys.executable, "-m", "tests.faults.run", *arguments, *deal.split()]
+        jobs.append(subprocess.Popen(command))  # noqa: S603
+    try:
+        return max(job.wait() for job in jobs)
+    except KeyboardInterrupt:
+        return max(job.wait() for job in jobs)  # they were interrupted as well
+    finally:
+        for job in jobs:
+            job.terminate()
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -84,6 +105,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--step", type=int, default=1, help="from one seed to the next")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process of its own")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long faults are planted in each")
     parser.add_argument("--only", choices=list(KINDS), help="this kind of fault again and again")
     parser.add_argument("--times", type=int, default=100, help="how often, with --only")

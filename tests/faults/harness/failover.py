@@ -94,10 +94,6 @@ class Failover(EngineFaults):
         target = Address(HOST, self._redis_engine(OTHER[name]).port)
         self.proxies.aim(REPLICATION, target)
         self.proxies.reset(REPLICATION)
-        async with self._redis_at(OTHER[name]) as primary:
-            await primary.config_set(
-                "repl-diskless-sync-delay", 0
-            )  # 5 s by default, for more replicas to come
         async with self._redis_at(name) as redis:
             await redis.config_set(
                 "masterauth", self._redis_engine(name).url.split("@")[0].rpartition(":")[2]
