@@ -102,6 +102,15 @@ def test_what_libraries_log_comes_out_the_same_way(capsys: pytest.CaptureFixture
     assert (line["event"], line["logger"]) == ("Started server process [7]", "uvicorn.error")
 
 
+def test_that_postgres_is_away_is_not_told_with_a_stack_by_every_pool(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("json", "info")
+    logging.getLogger("asyncpg.pool").warning("Failed to restore the pool connection floor; retrying")
+    logging.getLogger("asyncpg").warning("something else")
+    assert [line["event"] for line in lines(capsys)] == ["something else"]
+
+
 def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "warning")
     logs.get("test").info("quiet")

@@ -53,6 +53,9 @@ NAME_OF_LIBRARY_LOGS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "as
 WRITES_WHOLE_URLS: Final = ("uvicorn.access", "httpx2", "httpcore2")
 """Loggers that write paths and queries, which name persons and numbers: only warnings of them."""
 
+TELLS_AWAY_WITH_STACK: Final = "asyncpg.pool"
+"""Warns with a stack, pool by pool, again and again that Postgres is away; our own loops tell it, once."""
+
 
 def configure(log_format: str, level: str) -> None:
     """Route our loggers and the libraries' to standard output.
@@ -107,6 +110,7 @@ def configure(log_format: str, level: str) -> None:
         library.setLevel(logging.NOTSET)
     for name in WRITES_WHOLE_URLS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(TELLS_AWAY_WITH_STACK).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
 
 
