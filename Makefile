@@ -58,6 +58,15 @@ faults: $(DEV_READY) ## break everything on purpose, for SEEDS schedules of SECO
 	@$(BIN)/python -m tests.faults.run $(if $(SEED),--first-seed $(SEED) --seeds 1,--seeds $(or $(SEEDS),10)) \
 	  --seconds $(or $(SECONDS),20) $(OPTIONS)
 
+# atheris (libFuzzer) has wheels for x86-64 Linux only; elsewhere inputs are altered at random.
+FUZZ_READY := $(VENV)/.fuzz-ready
+$(FUZZ_READY): $(DEV_READY) tests/fuzz/requirements.lock
+	@$(INSTALL) --quiet --require-hashes --no-deps -r tests/fuzz/requirements.lock || echo "no atheris here: fuzzing at random"
+	@touch $@
+
+fuzz: $(FUZZ_READY) ## fuzz the readers of what strangers send (SECONDS=60; OPTIONS="webhook_url …")
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(OPTIONS)
+
 lint: $(DEV_READY) ## check style and formatting of Python
 	@echo "== ruff"
 	@$(BIN)/ruff check src tests bench loadtests
