@@ -19,7 +19,7 @@ from couponsvc.reconcile.identity import (
 )
 from couponsvc.reconcile.rebuild import Lost, load_all_raised, raise_epochs
 from couponsvc.reconcile.reconciler import Reconciler
-from couponsvc.reconcile.snapshot import Pool, read_ledger
+from couponsvc.reconcile.snapshot import QUERIES, Pool, read_ledger
 from couponsvc.settings import Settings
 from couponsvc.support.kill_points import KillPointReached
 from couponsvc.support.redis_client import open_redis
@@ -35,6 +35,7 @@ from tests.integration.scene import (
     make_drop,
     published,
 )
+from tests.integration.test_queries_prepare import ROWS, scans_of_vouchers
 
 
 def die() -> None:
@@ -190,3 +191,15 @@ async def test_a_connection_that_leads_to_another_server_is_not_used(redis: Redi
     with pytest.raises(WrongServer):
         await client.ping()
     await client.aclose()
+
+
+async def test_holders_are_read_by_the_numbers_of_their_drop_alone(pool: "Pool[asyncpg.Record]") -> None:
+    """A scan of all vouchers for each portion would make a rebuild quadratic."""
+    await pool.execute(ROWS)
+    await pool.execute("ANALYZE vouchers")
+    async with pool.acquire() as connection:
+        for mode in ("force_custom_plan", "force_generic_plan"):  # a server switches by itself
+            await connection.execute(f"SET plan_cache_mode = {mode}")
+            statement = await connection.prepare(QUERIES["read_holders"])
+            explained = await statement.explain([1, 2], [0, 500], [100, 600], 4_000)
+            assert scans_of_vouchers(explained[0]["Plan"]) == ["vouchers_pkey"], (mode, explained)
