@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from couponsvc.client import ApiClient, GrabClient
 from couponsvc.support.redis_client import open_redis
 from tests.faults.harness import clocks
 from tests.faults.harness.deployment import Deployment, NotReady
@@ -39,7 +41,7 @@ async def until(claim: Callable[[], object], what: str) -> None:
 async def running() -> AsyncIterator[Deployment]:
     with short_directory() as base:
         async with Deployment(
-            base / "one", api_count=1, drain_count=1, reconcile_count=1, with_replica=True
+            base / "one", api_count=1, drain_count=1, reconcile_count=1, with_replica=True, with_receiver=True
         ) as deployment:
             yield deployment
             pids = [pid for name in deployment.members() if (pid := deployment.pid(name))]
@@ -108,7 +110,7 @@ def run_python(*arguments: str, environment: dict[str, str]) -> "subprocess.Comp
 async def test_every_process_runs_in_a_group_of_its_own_and_the_check_finds_nothing(
     deployment: Deployment,
 ) -> None:
-    names = ["postgres", "redis", "drain0", "reconcile0", "relay0", "api0", "replica"]
+    names = ["postgres", "redis", "drain0", "reconcile0", "relay0", "api0", "replica", "receiver"]
     assert deployment.members() == names
     assert deployment.members("api") == ["api0"]
     pids = [deployment.pid(name) for name in names]
@@ -117,6 +119,19 @@ async def test_every_process_runs_in_a_group_of_its_own_and_the_check_finds_noth
     check = ("-m", "couponsvc", "check")
     done = await asyncio.to_thread(run_python, *check, environment=deployment.environment)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_a_receiver_is_told_of_vouchers_and_keeps_them_over_its_death(deployment: Deployment) -> None:
+    await asyncio.to_thread(define_a_drop, deployment)
+    async with GrabClient(deployment.url, deployment.keys["bank-a"]) as client, asyncio.timeout(PATIENCE_S):
+        while not (await client.grab("told", "a-person", "a-number")).confirmed:
+            await asyncio.sleep(0.05)  # the drop may not be open yet
+    await until(deployment.heard, "the receiver heard of it")
+    deployment.kill("receiver")
+    await until(lambda: deployment.pid("receiver"), "the receiver is back")
+    (heard,) = deployment.heard()
+    assert heard.partner_id == "bank-a"
+    assert b'"vch_' in heard.body
 
 
 async def test_a_killed_process_comes_back_and_a_held_one_when_it_is_released(deployment: Deployment) -> None:
@@ -154,6 +169,24 @@ async def test_a_line_between_two_processes_can_be_cut_and_the_service_says_so(
         await stays_ready(deployment)
     deployment.proxies.heal("api-redis")
     await deployment.until_ready()
+
+
+def define_a_drop(deployment: Deployment) -> None:
+    now = datetime.now(UTC)
+    drop = {
+        "program_id": "fault",
+        "template_id": "dining-20",
+        "quantity": 10,
+        "per_person_limit": 1,
+        "opens_at": (now - timedelta(minutes=1)).isoformat(),
+        "closes_at": (now + timedelta(hours=1)).isoformat(),
+        "partners": ["bank-a"],
+    }
+    template = {"name": "T", "face_value_fen": 2000, "min_spend_fen": 6000, "valid_for_hours": 48}
+    with ApiClient(deployment.url, deployment.operator_token) as operator:
+        operator.put("/v1/programs/fault", {"name": "Fault", "region": "370200"})
+        operator.put("/v1/programs/fault/templates/dining-20", template)
+        operator.put("/v1/drops/told", drop)
 
 
 async def stays_ready(deployment: Deployment) -> None:

@@ -26,9 +26,12 @@ from couponsvc.support.kill_points import VARIABLE as KILL_POINTS_VARIABLE
 from couponsvc.support.signing import HmacKey
 from tests.faults.harness import clocks
 from tests.faults.harness.failover import REPLICATION, Failover
+from tests.faults.harness.final import Heard
 from tests.faults.harness.ledger_template import LedgerTemplate, remove_data
 from tests.faults.harness.members import EngineMember, ProcessMember
 from tests.faults.harness.proxy import Address
+from tests.faults.harness.receiver import KIND as RECEIVER
+from tests.faults.harness.receiver import ReceiverMember
 
 KINDS: Final = ("drain", "reconcile", "relay", "api")
 """In the order in which they are started."""
@@ -55,6 +58,7 @@ class Deployment(Failover):
         relay_count: Relays.
         reconcile_count: Reconcilers.
         with_replica: Redis has a replica, for failovers.
+        with_receiver: The first partner has subscribed a receiver of webhooks, a member like others.
         source: Goes first on the processes' PYTHONPATH: a copy of `src` with a planted bug. The schema stays
             that of this checkout.
         environment: Settings of the processes (`COUPONSVC_…`), on top of those made here.
@@ -69,6 +73,7 @@ class Deployment(Failover):
         relay_count: int = 1,
         reconcile_count: int = 2,
         with_replica: bool = False,
+        with_receiver: bool = False,
         source: Path | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -86,6 +91,7 @@ class Deployment(Failover):
         self._source: Final = source
         self._extra: Final = dict(environment)
         self._with_replica: Final = with_replica
+        self._with_receiver: Final = with_receiver
         self._stack: Final = ExitStack()
         self._port = 0
         self.keys: Mapping[str, HmacKey] = {}
@@ -115,6 +121,11 @@ class Deployment(Failover):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def heard(self) -> list[Heard]:
+        """What the receiver kept so far; nothing where there is none."""
+        receiver = self._members.get(RECEIVER)
+        return receiver.heard() if isinstance(receiver, ReceiverMember) else []
 
     async def stop(self) -> None:
         """SIGKILL everything and remove the servers' data. May be called again."""
@@ -201,6 +212,8 @@ class Deployment(Failover):
             await self._start_replica(redis)
         self._supervise()
         await self.until_ready()
+        if self._with_receiver:
+            await self._start_receiver()
 
     async def _start_engine(self, member: EngineMember) -> None:
         self._members[member.name] = member
@@ -216,6 +229,15 @@ class Deployment(Failover):
         await self._start_engine(EngineMember("replica", "replica", replica, self._started))
         self.proxies.add(REPLICATION, Address(HOST, primary.port))
         await self.rejoin()
+
+    async def _start_receiver(self) -> None:
+        partner_id, key = next(iter(self.keys.items()))
+        receiver = ReceiverMember(
+            partner_id, self.environment, self._data_dir, self._logs_dir / "receiver.log"
+        )
+        await asyncio.to_thread(receiver.subscribe, self.url, key)
+        await receiver.start()
+        self._members[receiver.name] = receiver
 
     async def _start_kind(self, kind: str) -> None:
         redis_url = self._proxied(f"{kind}-redis", self.redis_url)
