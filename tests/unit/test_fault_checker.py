@@ -11,6 +11,8 @@ from couponsvc.values.moment import rfc3339
 from tests.faults.harness.checker import RULES
 from tests.faults.harness.final import Heard, Stream, Untold
 from tests.faults.harness.history import LOOK_UP
+from tests.faults.harness.mutant_catalogue import MUTANTS
+from tests.faults.harness.mutants import Mutant, mutated
 from tests.unit import test_fault_checker_time
 from tests.unit.fault_scene import DROP, Case, Cases, Scene, broken_by
 
@@ -301,6 +303,13 @@ def test_what_only_looks_like_a_violation_is_none(planted: Case) -> None:
 
 def test_every_rule_has_a_planted_violation() -> None:
     assert {planted.rule for planted in (*case.all, *test_fault_checker_time.case.all)} == set(RULES)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+def test_a_planted_bug_still_fits_the_source(mutant: Mutant) -> None:
+    """The place it changes was rewritten? Take the same rule out of the new text."""
+    assert mutated(mutant)
+    assert mutant.broken in RULES
 
 
 def test_a_report_shows_the_calls_that_prove_a_violation() -> None:

@@ -1,7 +1,8 @@
 """Short schedules, each made so that a correct service passes it and certain planted bugs do not.
 
-Most are played while the reconcilers are paused: they mend within seconds what another rule should have
-kept from breaking, and so would hide it. As long as Redis loses nothing, nothing needs them.
+In most of them the reconcilers are paused, and stay so until the final state is read: they mend within
+seconds what another rule should have kept from breaking, and so would hide it. As long as Redis loses
+nothing, nothing needs them.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from typing import Final
 
 from couponsvc import limits
 from couponsvc.support.kill_points import KILL, PAUSE
+from tests.faults.harness.checker.evidence import CLOCK_TOLERANCE_MS
 from tests.faults.harness.proxy import Toxic
 from tests.faults.harness.stage import OTHER_PARTNER, RECONCILERS, Act, Stage
 
@@ -35,50 +37,50 @@ def act(function: Act) -> Act:
 async def partners_repeat(stage: Stage) -> None:
     """Numbers again, other numbers of the same persons, other persons with the same numbers."""
     one, two = await stage.define("one", 6), await stage.define("two", 8, limit=2)
-    with stage.paused(RECONCILERS):
-        first = stage.fresh(one, 3)
-        await stage.ask_all(first)
-        await stage.ask_all(first)
-        await stage.ask_all([stage.number(one, number.person_token) for number in first])
-        await stage.ask(stage.number(one, number=first[0].out_request_no))
-        await stage.ask(
-            stage.number(one, first[1].person_token, number=first[1].out_request_no, partner=OTHER_PARTNER)
-        )
-        for number in stage.fresh(two, 2):
-            for again in (
-                number,
-                number,
-                stage.number(two, number.person_token),
-                stage.number(two, number.person_token),
-            ):
-                await stage.ask(again)
-        for drop_id in (one, two):
-            await stage.sell_out(drop_id)
-        await stage.ask_everything_again()
+    stage.pause(RECONCILERS)
+    first = stage.fresh(one, 3)
+    await stage.ask_all(first)
+    await stage.ask_all(first)
+    await stage.ask_all([stage.number(one, number.person_token) for number in first])
+    await stage.ask(stage.number(one, number=first[0].out_request_no))
+    await stage.ask(
+        stage.number(one, first[1].person_token, number=first[1].out_request_no, partner=OTHER_PARTNER)
+    )
+    for number in stage.fresh(two, 2):
+        for again in (
+            number,
+            number,
+            stage.number(two, number.person_token),
+            stage.number(two, number.person_token),
+        ):
+            await stage.ask(again)
+    for drop_id in (one, two):
+        await stage.sell_out(drop_id)
+    await stage.ask_everything_again()
 
 
 @act
 async def one_batch(stage: Stage) -> None:
     """Numbers of the same persons in one decision, and a batch of many persons."""
     drop_id = await stage.define("one", 12)
-    with stage.paused(RECONCILERS):
-        numbers = stage.fresh(drop_id, 6)
-        twice = [stage.number(drop_id, number.person_token) for number in numbers]
-        await stage.ask_in_one_batch([*numbers, *numbers[:2], *twice])
-        await stage.sell_out(drop_id)
-        await stage.ask_everything_again()
+    stage.pause(RECONCILERS)
+    numbers = stage.fresh(drop_id, 6)
+    twice = [stage.number(drop_id, number.person_token) for number in numbers]
+    await stage.ask_in_one_batch([*numbers, *numbers[:2], *twice])
+    await stage.sell_out(drop_id)
+    await stage.ask_everything_again()
 
 
 @act
 async def restocked(stage: Stage) -> None:
     """Sold out for good, then restocked."""
     drop_id = await stage.define("one", 3)
-    with stage.paused(RECONCILERS):
-        await stage.sell_out(drop_id)
-        await stage.restock(drop_id, 3)
-        await stage.ask_all(stage.fresh(drop_id, 2))
-        await stage.sell_out(drop_id)
-        await stage.ask_everything_again()
+    stage.pause(RECONCILERS)
+    await stage.sell_out(drop_id)
+    await stage.restock(drop_id, 3)
+    await stage.ask_all(stage.fresh(drop_id, 2))
+    await stage.sell_out(drop_id)
+    await stage.ask_everything_again()
 
 
 @act
@@ -99,7 +101,8 @@ async def too_early(stage: Stage) -> None:
 async def drainer_dies_after_reading(stage: Stage) -> None:
     """What it had in its hands is taken over by the other one."""
     drop_id = await stage.define("one", 6)
-    with stage.paused(RECONCILERS), stage.fault("kill a drainer after its read"):
+    stage.pause(RECONCILERS)
+    with stage.fault("kill a drainer after its read"):
         async with stage.order("drain.after_read", KILL) as hit:
             await stage.ask_all(stage.fresh(drop_id, 3), wait=False)
             await hit()
@@ -113,7 +116,8 @@ async def drainer_dies_after_reading(stage: Stage) -> None:
 async def drainer_dies_after_its_report(stage: Stage) -> None:
     """Waiters were told and the entry is off the stream; only the drainer does not know."""
     drop_id = await stage.define("one", 6)
-    with stage.paused(RECONCILERS), stage.fault("kill a drainer after its report"):
+    stage.pause(RECONCILERS)
+    with stage.fault("kill a drainer after its report"):
         async with stage.order("drain.after_report", KILL) as hit:
             await stage.ask_all(stage.fresh(drop_id, 3))
             await hit()
@@ -126,33 +130,34 @@ async def drainer_dies_after_its_report(stage: Stage) -> None:
 async def drainer_is_overtaken(stage: Stage) -> None:
     """One stops between commit and report; the other takes over and reports; the first one goes on."""
     drop_id = await stage.define("one", 8)
-    with stage.paused(RECONCILERS):
-        taken = stage.fresh(drop_id, 2)
-        await stage.ask_all(taken)
-        with stage.fault("pause a drainer after its commit"):
-            async with stage.order("drain.after_commit", PAUSE) as hit:
-                mismatched = [stage.number(drop_id, number=number.out_request_no) for number in taken]
-                await stage.ask_in_one_batch([*mismatched, *stage.fresh(drop_id, 2)], wait=False)
-                await hit()
-            await stage.until_drained(TAKE_OVER_S * 4)
-            stage.resume(DRAINERS)
-            await asyncio.sleep(0.3)  # for what it reports too late
-        await stage.sell_out(drop_id)
-        await stage.ask_everything_again()
+    stage.pause(RECONCILERS)
+    taken = stage.fresh(drop_id, 2)
+    await stage.ask_all(taken)
+    with stage.fault("pause a drainer after its commit"):
+        async with stage.order("drain.after_commit", PAUSE) as hit:
+            mismatched = [stage.number(drop_id, number=number.out_request_no) for number in taken]
+            await stage.ask_in_one_batch([*mismatched, *stage.fresh(drop_id, 2)], wait=False)
+            await hit()
+        await stage.until_drained(TAKE_OVER_S * 4)
+        stage.resume(DRAINERS)
+        await asyncio.sleep(0.3)  # for what it reports too late
+    await stage.sell_out(drop_id)
+    await stage.ask_everything_again()
 
 
 @act
 async def drainers_pause(stage: Stage) -> None:
     """Everything is granted, one entry each, and nothing is committed for a while."""
     drop_id = await stage.define("one", 6)
-    with stage.paused(RECONCILERS):
-        with stage.fault("pause every drainer"), stage.paused(DRAINERS):
-            for number in stage.fresh(drop_id, 6):
-                await stage.ask(number, wait=False)
-            await stage.ask(stage.number(drop_id))
-        await stage.until_drained()
-        await stage.sell_out(drop_id)
-        await stage.ask_everything_again()
+    stage.pause(RECONCILERS)
+    with stage.fault("pause every drainer"), stage.paused(DRAINERS):
+        for number in stage.fresh(drop_id, 6):
+            await stage.ask(number, wait=False)
+        await stage.ask(stage.number(drop_id))
+        await asyncio.sleep(2 * CLOCK_TOLERANCE_MS / 1000)  # so that nobody takes what follows for earlier
+    await stage.until_drained()
+    await stage.sell_out(drop_id)
+    await stage.ask_everything_again()
 
 
 # --- lines and servers ----------------------------------------------------------------------------
@@ -160,17 +165,17 @@ async def drainers_pause(stage: Stage) -> None:
 async def reply_is_lost(stage: Stage) -> None:
     """The gate has decided, and its reply comes too late."""
     drop_id = await stage.define("two", 8, limit=2)
-    with stage.paused(RECONCILERS):
-        with stage.fault("hold back the replies of Redis"):
-            stage.deployment.proxies.toxic("api-redis", Toxic(hold_reply_s=2 * limits.GATE_TIMEOUT_S))
-            asking = asyncio.ensure_future(stage.ask_all(stage.fresh(drop_id, 3)))
-            await asyncio.sleep(limits.GATE_TIMEOUT_S + 0.3)
-            stage.deployment.proxies.heal("api-redis")
-            await asking
-            await asyncio.sleep(limits.GATE_TIMEOUT_S)
-        await stage.until_shown(drop_id, "open")
-        await stage.sell_out(drop_id)
-        await stage.ask_everything_again()
+    stage.pause(RECONCILERS)
+    with stage.fault("hold back the replies of Redis"):
+        stage.deployment.proxies.toxic("api-redis", Toxic(hold_reply_s=2 * limits.GATE_TIMEOUT_S))
+        asking = asyncio.ensure_future(stage.ask_all(stage.fresh(drop_id, 3)))
+        await asyncio.sleep(limits.GATE_TIMEOUT_S + 0.3)
+        stage.deployment.proxies.heal("api-redis")
+        await asking
+        await asyncio.sleep(limits.GATE_TIMEOUT_S)
+    await stage.until_shown(drop_id, "open")
+    await stage.sell_out(drop_id)
+    await stage.ask_everything_again()
 
 
 @act
@@ -184,7 +189,8 @@ async def postgres_crashes(stage: Stage) -> None:
         while time.monotonic() < end_at:
             await stage.ask(stage.number(drop_id))
 
-    with stage.paused(RECONCILERS), stage.fault("stop Postgres hard"):
+    stage.pause(RECONCILERS)
+    with stage.fault("stop Postgres hard"):
         rush = asyncio.gather(*(person() for _ in range(32)))
         await asyncio.sleep(RUSH_S / 2)
         await stage.deployment.postgres_stop_hard()

@@ -7,7 +7,7 @@ what the checker judges. A state is read when it has come to rest, or when patie
 import asyncio
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -159,8 +159,16 @@ class Running(Protocol):
         """For `couponsvc check`."""
 
 
+Check = Callable[[Mapping[str, str]], Awaitable[tuple[int, str]]]
+"""Gives exit code and output of `couponsvc check` in this environment."""
+
+
 async def read_final(
-    deployment: Running, drop_ids: Collection[str] | None = None, heard: Sequence[Heard] = ()
+    deployment: Running,
+    drop_ids: Collection[str] | None = None,
+    heard: Sequence[Heard] = (),
+    *,
+    check: Check | None = None,
 ) -> FinalState:
     """Let everything come to rest, then read it.
 
@@ -169,12 +177,13 @@ async def read_final(
         drop_ids: Whose vouchers and events are read; None: every drop's. `couponsvc check`
             looks at all of them either way.
         heard: What the receivers of webhooks kept.
+        check: In place of `run_check`.
 
     Raises:
         OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: a server is not
             there, although everything should be healed.
     """
-    check_exit, check_output = await run_check(deployment.environment)
+    check_exit, check_output = await (check or run_check)(deployment.environment)
     redis = open_redis(deployment.redis_url, max_connections=1)
     connection = await asyncpg.connect(deployment.postgres_dsn, timeout=REST_S)
     try:

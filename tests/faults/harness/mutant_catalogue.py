@@ -68,8 +68,8 @@ GATE_MUTANTS: Final = (
         (
             Edit(
                 _GRAB_BATCH,
-                "    if s.pending + s.taken == 0 and s.issued >= s.quantity then return 'X' end\n    return 'S'\n",
-                "    return 'X'\n",
+                "    if s.pending + s.taken == 0 and s.issued >= s.quantity then return",
+                "    if true then return",
             ),
         ),
     ),
@@ -170,10 +170,10 @@ GATE_MUTANTS: Final = (
         (
             Edit(
                 "batch/desk.py",
-                "        self._queue.append(Ticket(drop, grab, tell, confirm=confirm))\n",
-                "        if drop.drop_no in _over:\n"
+                "            raise Overloaded\n        self._queue.append(",
+                "            raise Overloaded\n        if drop.drop_no in _over:\n"
                 "            tell(answering.PLAIN[ord('X')])\n            return\n"
-                "        self._queue.append(Ticket(drop, grab, tell, confirm=confirm))\n",
+                "        self._queue.append(",
             ),
             Edit(
                 "batch/desk.py",
@@ -285,8 +285,8 @@ LEDGER_MUTANTS: Final = (
         (
             Edit(
                 "ledger/verdicts.py",
-                "        return Ruling(Verdict.COMMITTED if same else Verdict.MISMATCH, standing if same else None)\n",
-                "        return Ruling(Verdict.COMMITTED, standing)\n",
+                "        same = standing.drop_no == asked.drop_no and",
+                "        same = True or",
             ),
         ),
     ),
@@ -352,7 +352,7 @@ RECONCILE_MUTANTS: Final = (
         "wiped",
         "one_number_one_answer",
         (
-            Edit("gate/loading.py", "    await _store(redis, holders_key, rows)\n", ""),
+            Edit("gate/loading.py", "        await _store(bulk, holders_keys, portions)\n", ""),
             Edit("gate/lua/publish_epoch.lua", "redis.call('HLEN', holders_key) ~= issued or ", ""),
         ),
     ),

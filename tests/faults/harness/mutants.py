@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SOURCE: Final = Path(__file__).parents[3] / "src"
+MIGRATIONS: Final = SOURCE.parent / "migrations"
 PACKAGE: Final = "couponsvc"
 
 
@@ -62,13 +63,15 @@ def mutated(mutant: Mutant) -> dict[str, str]:
 
 
 def plant(mutant: Mutant, directory: Path) -> Path:
-    """Write a copy of the source with the bug in it; goes first on PYTHONPATH.
+    """Write a copy of the source with the bug in it; what is returned goes first on PYTHONPATH.
 
     Raises:
         DoesNotApply: see `mutated`.
     """
     texts = mutated(mutant)
-    shutil.copytree(SOURCE / PACKAGE, directory / PACKAGE)  # compiled files stay valid: times are kept
+    source = directory / SOURCE.name
+    shutil.copytree(SOURCE / PACKAGE, source / PACKAGE)  # compiled files stay valid: times are kept
+    (directory / MIGRATIONS.name).symlink_to(MIGRATIONS)  # a checkout looks for them beside its source
     for file, text in texts.items():
-        (directory / PACKAGE / file).write_text(text, "utf-8")
-    return directory
+        (source / PACKAGE / file).write_text(text, "utf-8")
+    return source

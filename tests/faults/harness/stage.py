@@ -1,14 +1,13 @@
-"""Where a short schedule is played: one deployment for many plays, each on drops of its own.
+"""What a short schedule needs: drops of its own, persons who ask, faults that are written down.
 
-A play is made for one planted bug: it asks for a few dozen vouchers and plants the one fault that shows
-what is missing. Between plays the servers are emptied; of the processes only those are started again
-that run another source than before.
+An act is made for a few planted bugs: it asks for a few dozen vouchers and plants the one fault that
+shows what is missing. `playing` sets the stage and judges.
 """
 
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,11 +20,9 @@ from couponsvc.support.kill_points import HIT_SUFFIX
 from couponsvc.support.redis_client import open_redis
 from couponsvc.values import keys
 from tests.faults.harness.asking import Asker, gone_for_good, settled
-from tests.faults.harness.checker import Report, judge
 from tests.faults.harness.deployment import Deployment
-from tests.faults.harness.final import SHARD, read_final
+from tests.faults.harness.final import SHARD
 from tests.faults.harness.history import FaultNote, History, Operation
-from tests.faults.harness.members import ProcessMember
 from tests.faults.harness.numbers import Number
 
 PATIENCE_S: Final = 15.0
@@ -35,67 +32,31 @@ POLL_S: Final = 0.05
 UNAVAILABLE: Final = 503
 CROWD_COUNT: Final = 4
 """Who asks at the same time in a closing demand."""
+ROUNDS_MAX_COUNT: Final = 20
+"""Of a closing demand: several times what an act has units for."""
 PROGRAM: Final = "planted"
 PARTNER: Final = "bank-a"
 OTHER_PARTNER: Final = "wallet-b"
 RECONCILERS: Final = "reconcile"
-_EMPTY: Final = """
-TRUNCATE vouchers, outbox, events, deliveries, delivery_attempts, dead_letters, operations, drops CASCADE
-"""
 
 
 class Stage:
-    """A deployment and what one play does with it."""
+    """One play on a deployment."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, prefix: str) -> None:
+        """Set it; close it afterwards. `prefix` is what no other play's names begin with."""
         self.deployment: Final = deployment
-        self.history = History()
-        self.asker = Asker(deployment.url, deployment.keys, self.history)
-        self._plays: Final = itertools.count(1)
+        self.history: Final = History()
+        self.asker: Final = Asker(deployment.url, deployment.keys, self.history)
+        self.quantities: Final[dict[str, int]] = {}
+        """By drop_id, of every drop of the play."""
+        self._prefix: Final = prefix
         self._persons: Final = itertools.count(1)
-        self._prefix = ""
-        self._quantities: dict[str, int] = {}
-        self._numbers: list[Number] = []
-        self._sources: Final[dict[str, Path]] = {}
+        self._numbers: Final[list[Number]] = []
 
-    # --- between plays ----------------------------------------------------------------------------
-    async def run_sources(self, sources: Mapping[str, Path]) -> None:
-        """Let processes of some kinds run a mutated copy of the source, all others the real one."""
-        changed = {
-            kind for kind in {*sources, *self._sources} if sources.get(kind) != self._sources.get(kind)
-        }
-        self._sources.clear()
-        self._sources.update(sources)
-        for name in [name for kind in changed for name in self.deployment.members(kind)]:
-            member = self.deployment._members[name]  # noqa: SLF001 - no other way to a member's environment
-            assert isinstance(member, ProcessMember)
-            kind = member.kind
-            member.own_environment = {"PYTHONPATH": str(sources[kind])} if kind in sources else {}
-            await self.deployment.down(name)
-        for name in [name for kind in changed for name in self.deployment.members(kind)]:
-            await self.deployment.up(name)
-        await self.deployment.until_ready()
-
-    async def play(self, act: "Act") -> Report:
-        """Play one act on new drops and judge it; nothing of it is left."""
-        self.history = History()
-        self.asker = Asker(self.deployment.url, self.deployment.keys, self.history)
-        self._prefix, self._quantities, self._numbers = f"play-{next(self._plays)}", {}, []
-        try:
-            await act(self)
-            final = await read_final(self.deployment, list(self._quantities))
-        finally:
-            self.asker.close()
-            await self._clean_up()
-        return judge(self.history, final)
-
-    async def _clean_up(self) -> None:
-        self.deployment.release_all()
-        self.deployment.proxies.heal_all()
-        for order in self.deployment.kill_points_dir.iterdir():
-            order.unlink()
-        await self.sql(_EMPTY)
-        await self.deployment.redis_wipe()
+    def close(self) -> None:
+        """Close the persons' connections."""
+        self.asker.close()
 
     # --- operators --------------------------------------------------------------------------------
     async def define(self, role: str, quantity: int, *, limit: int = 1, opens_in_s: float = -60.0) -> str:
@@ -116,17 +77,17 @@ class Stage:
         await self._operate("PUT", f"/v1/programs/{PROGRAM}/templates/dining-20", template)
         with self._noting("define", drop_id, quantity):
             await self._operate("PUT", f"/v1/drops/{drop_id}", body)
-        self._quantities[drop_id] = quantity
+        self.quantities[drop_id] = quantity
         await self.until_shown(drop_id, "open" if opens_in_s <= 0 else "scheduled")
         return drop_id
 
     async def restock(self, drop_id: str, add: int) -> None:
         """Add units."""
-        quantity = self._quantities[drop_id]
+        quantity = self.quantities[drop_id]
         with self._noting("restock", drop_id, quantity + add):
             body = {"current_quantity": quantity, "add": add}
             await self._operate("POST", f"/v1/drops/{drop_id}/restock", body)
-        self._quantities[drop_id] = quantity + add
+        self.quantities[drop_id] = quantity + add
 
     async def until_shown(self, drop_id: str, *states: str) -> None:
         """Wait until the API shows one of these states; patience is all there is."""
@@ -198,10 +159,10 @@ class Stage:
 
     async def sell_out(self, drop_id: str) -> None:
         """New persons ask until the drop is sold out for good, or patience is over."""
-        give_up_at = time.monotonic() + PATIENCE_S / 3
-        while time.monotonic() < give_up_at:
+        for _ in range(ROUNDS_MAX_COUNT):
             if any(gone_for_good(answer) for answer in await self.ask_all(self.fresh(drop_id, CROWD_COUNT))):
                 return
+            await asyncio.sleep(POLL_S)
 
     async def ask_everything_again(self) -> None:
         """Every number of the play, until it is settled or a few attempts were made."""

@@ -1,0 +1,44 @@
+"""Bugs planted in copies of our own source: each must be found, and the correct service must pass.
+
+Every short schedule (`acts`) is played once on the real source and must break no rule: else it would
+prove nothing that a mutant breaks one. docs/planted-bugs.md lists what is caught by which rule, and
+which rules of the service nothing can catch because another one stands behind them.
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.harness.acts import ACTS, ENVIRONMENT
+from tests.faults.harness.deployment import Deployment
+from tests.faults.harness.mutant_catalogue import MUTANTS
+from tests.faults.harness.mutants import Mutant
+from tests.faults.harness.playing import Plays
+from tests.servers import short_directory
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def plays() -> AsyncIterator[Plays]:
+    """One deployment for all of them; an act leaves nothing behind."""
+    with short_directory() as base:
+        async with Deployment(base / "deployment", api_count=1, environment=ENVIRONMENT) as deployment:
+            yield Plays(deployment, base / "copies")
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_correct_service_passes(act: str, plays: Plays) -> None:
+    report = await plays.play_correct(act)
+    assert not report.broken, report.text()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+async def test_a_planted_bug_is_caught(mutant: Mutant, plays: Plays) -> None:
+    report = await plays.play_mutant(mutant)
+    assert mutant.broken in report.broken_rules, (report.checked, report.text())
+
+
+def test_every_act_is_what_some_planted_bug_needs() -> None:
+    assert {mutant.act for mutant in MUTANTS} == set(ACTS)
