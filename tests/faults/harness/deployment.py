@@ -7,14 +7,13 @@ process of a kind shares its two. With a replica, `replica-redis` carries the re
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from couponsvc.engines.account import Account
 from couponsvc.engines.engine import HOST, write_private
@@ -25,6 +24,7 @@ from couponsvc.processes.ready import ask
 from couponsvc.support.kill_points import VARIABLE as KILL_POINTS_VARIABLE
 from couponsvc.support.signing import HmacKey
 from tests.faults.harness import clocks
+from tests.faults.harness.environment import moved_to, surroundings
 from tests.faults.harness.failover import REPLICATION, Failover
 from tests.faults.harness.final import Heard
 from tests.faults.harness.ledger_template import LedgerTemplate, remove_data
@@ -251,18 +251,10 @@ class Deployment(Failover):
 
     def _proxied(self, name: str, url: str) -> str:
         """The same URL through a new proxy."""
-        parts = urlsplit(url)
-        port = self.proxies.add(name, Address(HOST, parts.port or 0))
-        account = parts.netloc.rpartition("@")[0]
-        return urlunsplit(parts._replace(netloc=f"{account}@{HOST}:{port}"))
+        return moved_to(url, self.proxies.add(name, Address(HOST, urlsplit(url).port or 0)))
 
     def _environment_of(self, redis_url: str, dsn: str) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("COUPONSVC_")}
-        own.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, not by each of some thousand processes
-        if self._source is not None:
-            own["PYTHONPATH"] = os.pathsep.join([str(self._source), *_python_path(own)])
-        return {
-            **own,
+        settings = {
             "COUPONSVC_REDIS_URL": redis_url,
             "COUPONSVC_POSTGRES_DSN": dsn,
             "COUPONSVC_MASTER_KEY": self._master_key,
@@ -271,16 +263,11 @@ class Deployment(Failover):
             "COUPONSVC_METRICS_DIR": str(self._base / "metrics"),
             "COUPONSVC_WEBHOOK_ALLOW_PRIVATE": "true",  # receivers listen on loopback
             KILL_POINTS_VARIABLE: str(self.kill_points_dir),
-            **self._extra,
         }
+        return {**surroundings(self._source), **settings, **self._extra}
 
     def _keep_server_logs(self) -> None:
         for member in self._members.values():
             if isinstance(member, EngineMember):
                 with contextlib.suppress(OSError):
                     member.log_path.rename(self._logs_dir / f"{member.name}.log")
-
-
-def _python_path(environment: Mapping[str, str]) -> list[str]:
-    found = environment.get("PYTHONPATH")
-    return [found] if found else []

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,10 +13,13 @@ from redis.exceptions import RedisError
 
 from couponsvc.engines.errors import EngineError
 from tests.faults.harness.members import Member
+from tests.faults.harness.proxy import ProxyFailed
 
 RESTART_AFTER_S: Final = 0.2
 """As a supervisor of a real deployment: soon, and not at once."""
 LOOK_EVERY_S: Final = 0.05
+MAY_PASS: Final = (EngineError, OSError, RedisError, subprocess.SubprocessError, ProxyFailed)
+"""Why a start fails while another fault lasts, or while the next one kills what was just started."""
 
 
 class Supervised:
@@ -109,7 +113,7 @@ class Supervised:
     def _start_again(self, member: Member) -> None:
         async def start() -> None:
             # A server may refuse to start while a fault lasts; it is tried again.
-            with contextlib.suppress(EngineError, OSError, RedisError):
+            with contextlib.suppress(*MAY_PASS):
                 await member.start()
 
         self.restarts[member.name] += 1
