@@ -1,13 +1,16 @@
 """What callers of a Redis client see of a broken network."""
 
 import asyncio
+import socket
+import struct
 from urllib.parse import urlsplit
 
 import pytest
 import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from couponsvc.support.redis_client import open_redis
+from couponsvc.support.redis_client import make_connection, open_redis
+from couponsvc.support.resp import open_line
 from tests.faults.harness.line import Line
 from tests.faults.harness.toxic import SOUND
 
@@ -46,3 +49,31 @@ def test_a_connection_that_was_reset_while_idle_is_a_connection_error_and_then_o
 ) -> None:
     # On uvloop, as our processes run: it once said RuntimeError, which ended drainers and reconcilers.
     uvloop.run(reset_between_two_commands(redis_url))
+
+
+async def open_lines_that_are_reset_at_once(attempts_count: int) -> None:
+    reset_at_once = struct.pack("ii", 1, 0)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=attempts_count)
+    listener.settimeout(0)
+    loop = asyncio.get_running_loop()
+
+    async def accept() -> None:
+        while True:
+            accepted, _ = await loop.sock_accept(listener)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_once)
+            accepted.close()
+
+    accepting = loop.create_task(accept())
+    url = f"redis://:password@127.0.0.1:{listener.getsockname()[1]}/0"
+    try:
+        for _ in range(attempts_count):
+            with pytest.raises((RedisConnectionError, OSError)):
+                await open_line(make_connection(url), timeout_s=1.0)
+    finally:
+        accepting.cancel()
+        listener.close()
+
+
+def test_a_line_that_is_reset_while_it_is_opened_is_a_connection_error() -> None:
+    # As RuntimeError it ended API processes in the middle of a failover.
+    uvloop.run(open_lines_that_are_reset_at_once(20))

@@ -4,9 +4,9 @@ redis-py retries ten times by default and so runs a script again when only the r
 lost (measured: 10 calls, 20 executions). Here retries are off for every client; whoever
 may safely ask again says so in its own code.
 
-A connection that the network reset while nobody used it is a broken connection like any other:
-uvloop says so by RuntimeError, which redis-py passes on, and which would end whoever expects
-`ConnectionError`.
+A connection that the network reset while nobody used it, or before its first command, is a broken
+connection like any other: uvloop says so by RuntimeError, which redis-py passes on, and which would
+end whoever expects `ConnectionError`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -97,4 +97,5 @@ def make_connection(
     """One connection to `url`, not connected yet, for `support.resp` to take over; RESP2, no retries."""
     options = {"socket_connect_timeout": CONNECT_TIMEOUT_S, **connection_options}
     pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2, **options)
+    pool.connection_class = _TELLING[pool.connection_class]
     return pool.make_connection()  # type: ignore[no-untyped-call, no-any-return]
