@@ -123,8 +123,8 @@ def _say(result: Result) -> None:
     _print(
         f"seed {result.seed}: {result.confirmed_vouchers} vouchers, {result.calls} calls, "
         f"{sum(result.faults.values())} faults, {result.rebuilds} rebuilds, "
-        f"{sum(result.restarts.values())} restarts, ready {result.heal_s:.1f} s after the last fault, "
-        f"sold out {healed_s:.1f} s later: "
+        f"{sum(result.restarts.values())} restarts, ready {result.ready_after_heal_s:.1f} s and sold out "
+        f"{healed_s:.1f} s after healing: "
         + (f"{len(result.violations)} VIOLATIONS" if result.violations else "every promise kept")
     )
     if result.unchecked_windows:

@@ -41,7 +41,9 @@ class Nemesis:
         """Faults that could not be carried out, and why."""
 
         self.heal_s = 0.0
-        """From the end of the plan until the service was ready again."""
+        """From the end of the plan until the last fault was undone and the servers ran."""
+        self.ready_s = 0.0
+        """From then until the service was ready."""
 
     @property
     def hit_points(self) -> list[str]:
@@ -61,9 +63,10 @@ class Nemesis:
         await asyncio.gather(*faults)
         await self._inflicting.witness.end()
         await self._deployment.heal()
+        self._history.healed_ns = healed_ns = time.monotonic_ns()
+        self.heal_s = healed_ns / 1e9 - began_s - self._plan.seconds
         await self._deployment.until_ready(HEAL_PATIENCE_S)
-        self._history.healed_ns = time.monotonic_ns()
-        self.heal_s = time.monotonic() - began_s - self._plan.seconds
+        self.ready_s = (time.monotonic_ns() - healed_ns) / 1e9
 
     async def _one(self, fault: Fault, began_s: float) -> None:
         await self._inflicting.last(began_s + fault.at_s - time.monotonic())

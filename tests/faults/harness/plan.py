@@ -143,7 +143,7 @@ def _drops(dice: random.Random, seed: int, seconds: float) -> list[DropPlan]:
         drop(CONTESTED, 500, 3_000, 1, 0.15),
         drop(SEVERAL, 500, 3_000, dice.choice((2, 3)), 0.15),
         drop(RESTOCKED, 100, 1_000, 1, 0.1),
-        drop(LOWERED, 1_000, 4_000, 1, 0.05),
+        drop(LOWERED, 400, 1_500, 1, 0.05),
     ]
 
 
@@ -159,6 +159,6 @@ def _changes(dice: random.Random, seconds: float) -> list[Change]:
         resumed_at_s = min(paused_at_s + dice.uniform(0.3, 3.0), 0.98 * seconds)
         changes += [Change(paused_at_s, "pause", role), Change(round(resumed_at_s, 2), "resume", role)]
     changes += [
-        Change(at(0.1, 0.9), "lower", LOWERED, dice.randint(50, 400)) for _ in range(dice.randint(1, 2))
+        Change(at(0.1, 0.9), "lower", LOWERED, dice.randint(20, 150)) for _ in range(dice.randint(1, 2))
     ]
     return sorted(changes, key=lambda change: change.at_s)

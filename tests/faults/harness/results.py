@@ -40,7 +40,8 @@ class Result(msgspec.Struct, kw_only=True):
     unchecked_answers: dict[str, int] = {}
     """What grabs were answered in them, by status and code: never anything that only the gate can know."""
     heal_s: float = 0.0
-    """From the end of the plan until the service was ready again."""
+    """From the end of the plan until the last fault was undone and the servers ran."""
+    ready_after_heal_s: float = 0.0
     sold_out_after_heal_s: dict[str, float] = {}
     """By role; -1: not within patience."""
     checked: dict[str, int] = {}
@@ -82,7 +83,7 @@ def keep(directory: Path, logs: Iterable[Path], plan: Plan, found: Found) -> Non
         (directory / "report.txt").write_text(found.report.text())
     for path in logs:
         if path.exists():
-            shutil.copyfile(path, directory / path.name)
+            shutil.copyfile(path, directory / f"{path.parent.name}-{path.name}")  # both Redis say redis.log
 
 
 def judge_again(directory: Path) -> Report:

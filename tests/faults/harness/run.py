@@ -144,6 +144,7 @@ class Run:
             restarts=dict(Counter(self._deployment.restarts) - self._restarts_before),
             unchecked_windows=len(self._nemesis.windows),
             heal_s=round(self._nemesis.heal_s, 2),
+            ready_after_heal_s=round(self._nemesis.ready_s, 2),
             sold_out_after_heal_s=self._sold_out_s,
             took_s=self._took_s,
         )
