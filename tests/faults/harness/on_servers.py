@@ -67,9 +67,10 @@ async def older_copy(on: Inflicting, _details: Details) -> AsyncIterator[None]:
 @asynccontextmanager
 async def confirmations_lost(on: Inflicting, _details: Details) -> AsyncIterator[None]:
     """Again and again for as long as it lasts."""
+    ended = asyncio.Event()
 
     async def lose() -> None:
-        while True:
+        while not ended.is_set():  # not cancelled: a client that is being closed may swallow that
             with contextlib.suppress(RedisError):  # another fault may have it down
                 await on.deployment.lose_confirmations()
             await asyncio.sleep(CONFIRMATIONS_LOST_EVERY_S)
@@ -78,9 +79,8 @@ async def confirmations_lost(on: Inflicting, _details: Details) -> AsyncIterator
     try:
         yield
     finally:
-        losing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await losing
+        ended.set()
+        await losing
 
 
 @asynccontextmanager
