@@ -1,5 +1,6 @@
 """Many schedules, one after the other, on deployments that are made anew every few of them."""
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -15,6 +16,9 @@ from tests.faults.harness.results import Found, Result, keep
 from tests.faults.harness.run import Run
 
 START_ATTEMPTS_COUNT: Final = 3
+AFTERWARDS_PATIENCE_S: Final = 300.0
+"""Healing, selling out, asking everything again and judging take some 20 s; one stuck seed must not hold
+up the others."""
 
 PlanMaker = Callable[[Capabilities], Plan]
 
@@ -65,7 +69,8 @@ class Series:
         numbers_path = deployment.kill_points_dir.with_name(f"numbers-{plan.seed}.tsv")
         run = Run(deployment, plan, numbers_path)
         try:
-            found = await run.carry_out()
+            async with asyncio.timeout(plan.seconds + AFTERWARDS_PATIENCE_S):
+                found = await run.carry_out()
         except Exception as error:  # noqa: BLE001 - it is a finding like any other, and the next seed waits
             found = run.unfinished(_causes(error))
         if found.result.violations or self._keep_all:
