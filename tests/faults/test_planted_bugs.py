@@ -5,6 +5,7 @@ prove nothing that a mutant breaks one. docs/planted-bugs.md lists what is caugh
 which rules of the service nothing can catch because another one stands behind them.
 """
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,6 +15,7 @@ from tests.faults.harness.acts import ACTS, ENVIRONMENT
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.mutant_catalogue import MUTANTS
 from tests.faults.harness.mutants import Mutant
+from tests.faults.harness.mutants_covered import COVERED, Covered
 from tests.faults.harness.playing import Plays
 from tests.servers import short_directory
 
@@ -38,6 +40,13 @@ async def test_a_correct_service_passes(act: str, plays: Plays) -> None:
 async def test_a_planted_bug_is_caught(mutant: Mutant, plays: Plays) -> None:
     report = await plays.play_mutant(mutant)
     assert mutant.broken in report.broken_rules, (report.checked, report.text())
+
+
+@pytest.mark.skipif("COUPONSVC_FULL_SWEEP" not in os.environ, reason="proves why they cannot be caught")
+@pytest.mark.parametrize("covered", COVERED, ids=[covered.mutant.name for covered in COVERED])
+async def test_another_rule_stands_behind_the_missing_one(covered: Covered, plays: Plays) -> None:
+    report = await plays.play_mutant(covered.mutant)
+    assert not report.broken, report.text()
 
 
 def test_every_act_is_what_some_planted_bug_needs() -> None:

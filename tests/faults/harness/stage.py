@@ -27,12 +27,13 @@ from tests.faults.harness.numbers import Number
 
 PATIENCE_S: Final = 15.0
 """For whatever a play waits for; what a planted bug keeps from happening is not waited for longer."""
-AGAIN_ATTEMPTS_MAX_COUNT: Final = 8
+AGAIN_PATIENCE_S: Final = 2.0
+"""By then everything is committed; what waits for longer waits for ever."""
 POLL_S: Final = 0.05
 UNAVAILABLE: Final = 503
 CROWD_COUNT: Final = 4
 """Who asks at the same time in a closing demand."""
-ROUNDS_MAX_COUNT: Final = 20
+ROUNDS_MAX_COUNT: Final = 12
 """Of a closing demand: several times what an act has units for."""
 PROGRAM: Final = "planted"
 PARTNER: Final = "bank-a"
@@ -165,14 +166,15 @@ class Stage:
             await asyncio.sleep(POLL_S)
 
     async def ask_everything_again(self) -> None:
-        """Every number of the play, until it is settled or a few attempts were made."""
+        """Every number of the play, until it is settled or patience is over."""
         waiting = list(dict.fromkeys(self._numbers))
-        for _ in range(AGAIN_ATTEMPTS_MAX_COUNT):
+        give_up_at = time.monotonic() + AGAIN_PATIENCE_S
+        while waiting:
             answers = await self.ask_all(waiting)
             waiting = [n for n, answer in zip(waiting, answers, strict=True) if not settled(answer)]
-            if not waiting:
+            if time.monotonic() > give_up_at:
                 return
-            await asyncio.sleep(POLL_S * 4)
+            await asyncio.sleep(POLL_S)
 
     # --- faults -----------------------------------------------------------------------------------
     @contextmanager

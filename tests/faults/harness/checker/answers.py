@@ -71,8 +71,8 @@ def right_person(evidence: Evidence) -> Cases:
             yield Broken(f"{voucher.voucher_id} is of another drop", [call])
         elif voucher.person_token != call.person_token:
             yield Broken(f"{voucher.voucher_id} is another person's", [call])
-        elif owner is not None and owner.partner_id != call.partner_id:
-            yield Broken(f"{voucher.voucher_id} is {owner.partner_id}'s", [call])
+        elif owner and (owner.partner_id, owner.person_token) != (call.partner_id, call.person_token):
+            yield Broken(f"{voucher.voucher_id} is {owner.person_token}'s of {owner.partner_id}", [call])
         elif own_number is not (call.status in CONFIRMED):
             yield Broken(f"{voucher.voucher_id} was granted under {voucher.out_request_no}", [call])
         else:

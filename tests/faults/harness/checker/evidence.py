@@ -18,7 +18,7 @@ CLOCK_TOLERANCE_MS: Final = 250
 """Between Postgres' clock and ours: one machine's clock, slewed and rounded differently."""
 NEVER_NS: Final = 2**63
 CONFIRMED: Final = (200, 201)
-REFUSED: Final = frozenset({400, 403, 404, 409, 413, 422, 429})
+REFUSED: Final = frozenset({400, 401, 403, 404, 409, 413, 422, 429})
 """Statuses that say that nothing was granted by this call."""
 
 
@@ -97,6 +97,9 @@ class Evidence:
         self.by_key: Final[dict[Key, list[Call]]] = defaultdict(list)
         for call in sorted(self.calls, key=lambda call: call.began_ns):
             self.by_key[key_of(call)].append(call)
+        self.keys_of: Final[dict[str, list[Key]]] = defaultdict(list)
+        for key in self.by_key:
+            self.keys_of[key.drop_id].append(key)
         self.operations: Final[dict[str, list[Operation]]] = defaultdict(list)
         for operation in sorted(history.operations, key=lambda operation: operation.began_ns):
             self.operations[operation.drop_id].append(operation)

@@ -63,10 +63,8 @@ class Holding:
 
 def _spans(evidence: Evidence, drop_id: str) -> dict[Key, Sequence[Span]]:
     spans: dict[Key, Sequence[Span]] = {}
-    for key, calls in evidence.by_key.items():
-        if key.drop_id != drop_id:
-            continue
-        grabs = [call for call in calls if call.action == GRAB]
+    for key in evidence.keys_of[drop_id]:
+        grabs = [call for call in evidence.by_key[key] if call.action == GRAB]
         if evidence.row_of(key) is not None:
             began = grabs[0].began_ns if grabs else -NEVER_NS
             spans[key] = [(began, NEVER_NS)]
