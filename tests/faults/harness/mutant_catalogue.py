@@ -313,15 +313,9 @@ LEDGER_MUTANTS: Final = (
         "numbers_without_gaps",
         (
             Edit(
-                "ledger/settling.py",
-                "                seq = figures.issued + 1\n",
-                "                seq = figures.issued + 2\n",
-            ),
-            Edit("ledger/settling.py", "codes[seq - first])", "codes[seq - first - 1])"),
-            Edit(
-                "ledger/commit.py",
-                "            if len({group.key.drop_no for group in groups}) == len(groups):\n",
-                "            if False:\n",
+                _COMMIT_SQL,
+                "  SELECT a.drop_no, $3::int + g.place, coalesce",
+                "  SELECT a.drop_no, $3::int + g.place + 1000 * ($3::int > 0)::int, coalesce",
             ),
         ),
     ),

@@ -1,6 +1,6 @@
 """Planted bugs that nothing can catch, because another rule of the service stands behind the missing one.
 
-They are here so that the claim can be tried: COUPONSVC_FULL_SWEEP=1, then `pytest tests/faults/test_planted_bugs.py`.
+They are here so that the claim can be tried: COUPONSVC_FULL_SWEEP=1, then pytest on test_planted_bugs.py.
 What is caught of each once the rule behind it is taken out as well is in `mutant_catalogue`, or said here.
 """
 

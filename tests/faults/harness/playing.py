@@ -7,11 +7,12 @@ source than before.
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from couponsvc.reconcile.check import check, check_stream, render, stream_is_wrong
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
+from couponsvc.values import keys
 from tests.faults.harness.acts import ACTS
 from tests.faults.harness.checker import Report, judge
 from tests.faults.harness.deployment import Deployment
@@ -77,6 +78,7 @@ class Plays:
         """Play one act on new drops and judge it; nothing of it is left."""
         stage = Stage(self._deployment, f"play-{next(self._plays)}")
         try:
+            await self._until_drainers_read(stage)
             if schema:
                 await stage.sql(schema)
             await ACTS[act](stage)
@@ -87,6 +89,22 @@ class Plays:
             if schema_again:
                 await stage.sql(schema_again)
         return judge(stage.history, final)
+
+    async def _until_drainers_read(self, stage: Stage) -> None:
+        """Wait until each has joined the group on the stream: they were just started, or it was emptied."""
+        redis = open_redis(self._deployment.redis_url, max_connections=1)
+        stream, wanted_count = keys.grants_key(SHARD), len(self._deployment.members("drain"))
+
+        async def read() -> bool:
+            if not await redis.exists(stream):
+                return False
+            groups: Any = await redis.xinfo_groups(stream)
+            return any(group["consumers"] >= wanted_count for group in groups)
+
+        try:
+            assert await stage.until(read), "the drainers do not read"
+        finally:
+            await redis.aclose()
 
     async def _check(self, _environment: Mapping[str, str]) -> tuple[int, str]:
         """As `couponsvc check`, in this process and with less patience."""
