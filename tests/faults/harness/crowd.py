@@ -28,7 +28,7 @@ TWIN_SHARE: Final = 0.05
 """Persons who are known to both partners by the same token, and get the same number from both."""
 FINAL_ROLES: Final = (CONTESTED, SEVERAL, RESTOCKED, LOWERED)
 """Drops that the closing demand sells out."""
-CLOSING_LANES_COUNT: Final = 16
+CLOSING_LANES_COUNT: Final = 24
 """Of each of them."""
 CLOSING_PAUSE_S: Final = 0.05
 TRIES_COUNT: Final = 4

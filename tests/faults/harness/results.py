@@ -39,6 +39,8 @@ class Result(msgspec.Struct, kw_only=True):
     """Times when a server was not checked yet while persons pressed."""
     unchecked_answers: dict[str, int] = {}
     """What grabs were answered in them, by status and code: never anything that only the gate can know."""
+    deliveries: int = 0
+    """Of events, to the partners' receivers."""
     heal_s: float = 0.0
     """From the end of the plan until the last fault was undone and the servers ran."""
     ready_after_heal_s: float = 0.0

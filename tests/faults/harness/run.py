@@ -15,6 +15,7 @@ from tests.faults.harness.checker import judge
 from tests.faults.harness.crowd import FINAL_ROLES, Crowd
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.final import FinalState, read_final
+from tests.faults.harness.hearing import Hearing
 from tests.faults.harness.history import History
 from tests.faults.harness.nemesis import Nemesis
 from tests.faults.harness.numbers import NumberBook
@@ -50,6 +51,7 @@ class Run:
         self._nemesis: Final = Nemesis(deployment, plan, self.history)
         self._changing: Final = Changing(deployment.url, deployment.operator_token, self.history, plan)
         self._asker: Final = Asker(deployment.url, deployment.keys, self.history)
+        self._hearing: Final = Hearing(deployment.url, deployment.keys, plan.seed)
 
     async def carry_out(self) -> Found:
         """Do everything.
@@ -60,6 +62,7 @@ class Run:
         with NumberBook(self._numbers_path) as book:
             crowd = Crowd(self._asker, self._plan, book)
             try:
+                await self._hearing.start()
                 await self._changing.define(sorted(self._deployment.keys))
                 await self._until_open()
                 self._lap("define")
@@ -70,9 +73,12 @@ class Run:
                 await asyncio.sleep(max(0.0, quiet_from_s - time.monotonic()))
                 await crowd.try_once_more()
                 self._lap("grow quiet")
+                drop_ids = [drop.drop_id for drop in self._plan.drops]
+                final = await read_final(self._deployment, drop_ids)
+                final = final._replace(heard=self._hearing.heard)
             finally:
                 self._asker.close()
-        final = await read_final(self._deployment, [drop.drop_id for drop in self._plan.drops])
+                await self._hearing.stop()
         self._lap("read final state")
         return self._judged(final)
 
@@ -124,6 +130,10 @@ class Run:
         violations = [*told(report), *unchecked[:UNCHECKED_MAX_COUNT], *self._unsold(final)]
         if self._unsettled_count:
             violations.append(f"settled: {self._unsettled_count} numbers have no answer after healing")
+        if self._hearing.forged_count:
+            violations.append(
+                f"signed: {self._hearing.forged_count} deliveries were not signed as they must be"
+            )
         result = self._result(violations)
         result.confirmed_vouchers = len(final.vouchers)
         result.rebuilds = sum(drop.epoch - 1 for drop in final.drops)
@@ -143,6 +153,7 @@ class Run:
             kill_points_hit=self._nemesis.hit_points,
             restarts=dict(Counter(self._deployment.restarts) - self._restarts_before),
             unchecked_windows=len(self._nemesis.windows),
+            deliveries=self._hearing.deliveries_count,
             heal_s=round(self._nemesis.heal_s, 2),
             ready_after_heal_s=round(self._nemesis.ready_s, 2),
             sold_out_after_heal_s=self._sold_out_s,
