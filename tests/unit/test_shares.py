@@ -27,13 +27,13 @@ def admit(share: Share, count: int, entered: "Counter[str]", name: str) -> None:
 
 async def test_who_is_alone_waits_for_nobody() -> None:
     entered: Counter[str] = Counter()
-    admit(Shares().of(1), 5_000, entered, "flooder")
+    admit(Shares()[1], 5_000, entered, "flooder")
     assert entered["flooder"] == 5_000
 
 
 async def test_together_each_has_a_window_and_the_rest_follows_as_answers_go_out() -> None:
     shares, entered = Shares(), Counter[str]()
-    flooder, modest = shares.of(1), shares.of(2)
+    flooder, modest = shares[1], shares[2]
     admit(modest, 1, entered, "modest")
     admit(flooder, 500, entered, "flooder")
     admit(modest, 1, entered, "modest")
@@ -47,9 +47,9 @@ async def test_together_each_has_a_window_and_the_rest_follows_as_answers_go_out
 
 async def test_what_was_in_work_before_the_other_came_counts() -> None:
     shares, entered = Shares(), Counter[str]()
-    flooder = shares.of(1)
+    flooder = shares[1]
     admit(flooder, 300, entered, "flooder")
-    admit(shares.of(2), 1, entered, "modest")
+    admit(shares[2], 1, entered, "modest")
     admit(flooder, 300, entered, "flooder")
     assert entered == {"flooder": 300, "modest": 1}
     for _ in range(300):
@@ -60,8 +60,8 @@ async def test_what_was_in_work_before_the_other_came_counts() -> None:
 
 async def test_a_window_in_which_nothing_is_answered_grows_until_all_have_entered() -> None:
     shares, entered = Shares(), Counter[str]()
-    admit(shares.of(2), 1, entered, "modest")
-    admit(shares.of(1), 3_000, entered, "flooder")
+    admit(shares[2], 1, entered, "modest")
+    admit(shares[1], 3_000, entered, "flooder")
     async with asyncio.timeout(5):
         while entered["flooder"] < 3_000:
             await asyncio.sleep(SWEEP_S)
@@ -70,7 +70,7 @@ async def test_a_window_in_which_nothing_is_answered_grows_until_all_have_entere
 async def test_who_sends_nothing_any_more_has_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEPS_PER_LOOK", 1)
     shares, entered = Shares(), Counter[str]()
-    modest, flooder = shares.of(2), shares.of(1)
+    modest, flooder = shares[2], shares[1]
     admit(modest, 1, entered, "modest")
     modest.leave()
     async with asyncio.timeout(5):

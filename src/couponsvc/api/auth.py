@@ -80,6 +80,8 @@ class Authenticator:
         self._master_key: Final = master_key
         self._clock: Final = clock
         self._table = CredentialTable((), master_key, None)
+        self.limited: Mapping[bytes, Principal] = {}
+        """Partners whose rate is limited, by the `keyid` of each signing key."""
         self._read_at = self._tried_at = -inf
         self._reading: asyncio.Task[bool] | None = None
         self._reachable = True
@@ -130,11 +132,6 @@ class Authenticator:
         if credential.expires_s <= now_s:
             raise Unauthenticated(f"The key {credential.principal.key_id} has expired: use its successor.")
         return credential.principal
-
-    @property
-    def limited(self) -> Mapping[bytes, Principal]:
-        """Partners whose rate is limited, by the `keyid` of each signing key."""
-        return self._table.limited
 
     def _bearer(self, authorization: bytes) -> Credential:
         kind, _, token = authorization.strip(b" \t").partition(b" ")
@@ -197,6 +194,7 @@ class Authenticator:
             rows = await read_live_credentials(self._pool)
         if read_at >= self._read_at:  # a slow reading must not undo a later one
             self._table = CredentialTable(rows, self._master_key, self._table)
+            self.limited = self._table.limited
             self._read_at = read_at
 
     async def run(self, stop: asyncio.Event) -> None:

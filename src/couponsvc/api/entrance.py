@@ -140,7 +140,7 @@ class Entrance:
         if partner_no is None or "grab" not in principal.scopes:
             raise Refused("forbidden", "A grab needs a partner's credential with the scope grab.")
         line = None if principal.rate is None else self._lines.of(principal)
-        if line is not None and not passage.called and line.closed():
+        if line is not None and line.closed():
             raise _TurnedAway(line)
         listing = self.catalog.get(passage.drop_id)
         if listing is None:
@@ -162,7 +162,7 @@ class Entrance:
             region,
         )
         confirm = b"prefer" not in fields or not _wants_async(fields[b"prefer"])
-        return Wanted(listing, grab, body, confirm, self._shares.of(partner_no), line)
+        return Wanted(listing, grab, body, confirm, self._shares[partner_no], line)
 
     async def _read_on(self, passage: Passage) -> None:
         """Read what is missing, once each, and go on."""

@@ -75,39 +75,29 @@ class Passage:
     """One grab on its way; holds what its answer needs."""
 
     __slots__ = (
-        "_began",
         "_entrance",
-        "_proven",
         "_resubmit_count",
         "_send",
         "_wanted",
-        "called",
+        "began_s",
         "drop_id",
-        "judged",
         "request",
         "request_id",
-        "waits_since_s",
     )
 
     def __init__(self, entrance: Way, drop_id: str, request: Request, request_id: bytes, send: Send) -> None:
-        self._began: Final = perf_counter()
+        self.began_s: Final = perf_counter()
         self._entrance: Final = entrance
         self._send: Final = send
         self._resubmit_count = 0
         self._wanted: Wanted
-        self._proven = False
-        self.called = False
-        """Whether it waited in its partner's line and was told to go on."""
-        self.judged = False
-        self.waits_since_s = 0.0
         self.drop_id: Final = drop_id
         self.request: Final = request
         self.request_id: Final = request_id
 
     def go_on(self) -> None:
         """It waited in a line and it is its turn: what was proven before need not be proven again."""
-        self.called = True
-        if self._proven:
+        if hasattr(self, "_wanted"):
             self.hand_in(self._wanted)
         else:
             self._entrance.go_on(self)
@@ -115,7 +105,6 @@ class Passage:
     def hand_in(self, wanted: Wanted) -> None:
         """Put the grab on the desk, when its partner's share has room for it."""
         self._wanted = wanted
-        self._proven = True
         wanted.share.admit(self)
 
     def enter(self) -> None:
@@ -144,8 +133,7 @@ class Passage:
                 self._entrance.start(self._decide_again(wanted), self)
                 return
             if answer.kind is AnswerKind.RATE_LIMITED and wanted.line is not None:
-                self.judged = True
-                wanted.line.take(self)
+                wanted.line.take_back(self)
                 return
             reply = grab_answers.reply(answer, wanted.listing, wanted.body)
             grab_metrics.told(answer.kind)
@@ -188,4 +176,4 @@ class Passage:
     def reply(self, reply: Reply) -> None:
         """Send the answer."""
         self._send(reply, self.request_id)
-        grab_metrics.answered(reply[0], perf_counter() - self._began)
+        grab_metrics.answered(reply[0], perf_counter() - self.began_s)

@@ -39,10 +39,10 @@ _KEY_ID: Final = re.compile(rb';\s*keyid="([^"]*)"').search
 class Waiting(Protocol):
     """A grab that waits for its turn."""
 
-    waits_since_s: float
-    """When it came into the line; 0 before."""
-    judged: bool
-    """Whether the gate has refused it: then it is no repeated number."""
+    @property
+    def began_s(self) -> float:
+        """When it came."""
+        ...
 
     def go_on(self) -> None:
         """It is its turn; neither waits nor raises."""
@@ -64,9 +64,13 @@ class RateLine:
         self._judged: Final[deque[Waiting]] = deque()
         self._refused_until_s = 0.0
         self._ticking = False
+        self._letting_go = False
+        """Whether what goes on now has waited, so that the line is open to it."""
 
     def closed(self) -> bool:
         """Whether the rate is used up, as far as this process knows."""
+        if self._letting_go:
+            return False
         now_s = perf_counter()
         if now_s < self._opens_s:
             return True
@@ -76,16 +80,18 @@ class RateLine:
         return True
 
     def take(self, grab: Waiting) -> None:
-        """Let a grab wait that came while the line is closed, or that the gate refused."""
+        """Let a grab wait that came while the line is closed."""
+        self._unknown.append(grab)
+        self._tick_later()
+
+    def take_back(self, grab: Waiting) -> None:
+        """Take a grab that the gate refused, and that is therefore no repeated number."""
         now_s = perf_counter()
-        grab.waits_since_s = grab.waits_since_s or now_s
-        if not grab.judged:
-            self._unknown.append(grab)
-        elif self._may_refuse(now_s):
+        if self._may_refuse(now_s):
             self._refuse(grab, now_s)
         else:
             self._judged.append(grab)
-        self._tick_later()
+            self._tick_later()
 
     def _tick_later(self) -> None:
         if not self._ticking and (self._judged or self._unknown):
@@ -100,18 +106,21 @@ class RateLine:
         room_count -= self._go_on(self._judged, room_count)
         self._go_on(self._unknown, room_count + ceil(self._pulse_count * PROBES_PER_ROOM))
         for waiting in (self._judged, self._unknown):
-            while waiting and waiting[0].waits_since_s + HOLD_S <= now_s:
+            while waiting and waiting[0].began_s + HOLD_S <= now_s:
                 self._refuse(waiting.popleft(), now_s)
         while self._unknown and self._may_refuse(now_s):
             self._refuse(self._unknown.pop(), now_s)
         self._tick_later()
 
-    @staticmethod
-    def _go_on(waiting: deque[Waiting], most_count: int) -> int:
+    def _go_on(self, waiting: deque[Waiting], most_count: int) -> int:
         """How many went. A stranger's, who named the partner's key, fails there and uses nothing."""
         count = min(len(waiting), most_count)
-        for _ in range(count):
-            waiting.popleft().go_on()
+        self._letting_go = True
+        try:
+            for _ in range(count):
+                waiting.popleft().go_on()
+        finally:
+            self._letting_go = False
         return count
 
     def _may_refuse(self, now_s: float) -> bool:

@@ -75,20 +75,17 @@ class Share:
             self.waiting.popleft().enter()
 
 
-class Shares:
-    """The shares of all partners."""
+class Shares(dict[int, Share]):
+    """The shares of all partners by their number; made when first asked for."""
 
     def __init__(self) -> None:
-        self._shares: Final[dict[int, Share]] = {}
+        super().__init__()
         self._releasing = False
         self._sweeping = False
         self._sweep_no = 0
 
-    def of(self, partner_no: int) -> Share:
-        """A partner's share."""
-        share = self._shares.get(partner_no)
-        if share is None:
-            share = self._shares[partner_no] = Share(self)
+    def __missing__(self, partner_no: int) -> Share:
+        share = self[partner_no] = Share(self)
         return share
 
     def see(self, share: Share) -> None:
@@ -108,14 +105,14 @@ class Shares:
 
     def _release(self) -> None:
         self._releasing = False
-        for share in self._shares.values():
+        for share in self.values():
             if share.waiting:
                 share.release()
 
     def _divide(self) -> None:
-        active = [share for share in self._shares.values() if share.active]
+        active = [share for share in self.values() if share.active]
         window_count = ALONE if len(active) <= 1 else max(WINDOW_MIN_COUNT, WINDOWS_COUNT // len(active))
-        for share in self._shares.values():
+        for share in self.values():
             share.window_count = window_count
 
     def _sweep(self) -> None:
@@ -127,14 +124,14 @@ class Shares:
         self._sweeping = False
         self._sweep_no += 1
         if self._sweep_no % SWEEPS_PER_LOOK == 0:
-            for share in self._shares.values():
+            for share in self.values():
                 share.seen_before, share.seen = share.seen, False
             self._divide()
-        for share in self._shares.values():
+        for share in self.values():
             if share.waiting and not share.moved:
                 share.window_count = min(2 * share.window_count, ALONE)
             share.moved = False
         self._release()
-        if any(share.active for share in self._shares.values()):
+        if any(share.active for share in self.values()):
             self._sweeping = True
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
