@@ -5,6 +5,7 @@ what a person does is drawn from `_HABITS`. Every number is in the partners' boo
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -46,7 +47,7 @@ class Crowd:
         self._book: Final = book
         self._dice: Final = random.Random(f"crowd {plan.seed}")  # noqa: S311
         self._serial = 0
-        self._stopping = False
+        self._stopping: Final = asyncio.Event()
         self._later: Final[set[asyncio.Task[None]]] = set()
         self._confirmed: Final[list[Number]] = []
         self._shares: Final = [drop.share for drop in plan.drops]
@@ -60,12 +61,12 @@ class Crowd:
 
     def stop(self) -> None:
         """No new person comes."""
-        self._stopping = True
+        self._stopping.set()
 
     async def _lane(self, lane: int) -> None:
         habits = [habit for habit, _ in _HABITS]
         weights = [weight for _, weight in _HABITS]
-        while not self._stopping:
+        while not self._stopping.is_set():
             (drop,) = self._dice.choices(self._plan.drops, self._shares)
             (habit,) = self._dice.choices(habits, weights)
             for number in self._come(drop):
@@ -117,7 +118,8 @@ class Crowd:
             self._go_on_later(self._come_back(lane, number))
 
     async def _come_back(self, lane: int, number: Number) -> None:
-        await asyncio.sleep(self._dice.uniform(*AWAY_S))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), self._dice.uniform(*AWAY_S))
         await self._app(lane, number)
 
     async def _hang_up(self, lane: int, number: Number) -> None:
@@ -160,7 +162,7 @@ class Crowd:
 
     def _patience(self) -> int:
         """After the faults nobody waits long: everything is asked again anyhow."""
-        return 2 if self._stopping else APP_ATTEMPTS_MAX_COUNT
+        return 2 if self._stopping.is_set() else APP_ATTEMPTS_MAX_COUNT
 
     # --- after healing ------------------------------------------------------------------------
     async def sell_out(self, role: str) -> None:

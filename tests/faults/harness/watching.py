@@ -35,7 +35,7 @@ DECIDED: Final = frozenset({"sold_out", "person_limit", "paused"})
 
 _AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
-_BLESSED: Final = "SELECT run_id, replication_id FROM blessings WHERE shard = 0"
+_BLESSED: Final = "SELECT run_id FROM blessings WHERE shard = 0"
 _EPOCHS: Final = "SELECT drop_no, drop_id, epoch FROM drops"
 
 
@@ -108,22 +108,22 @@ class Witness:
             async with asyncio.timeout(WATCHED_MAX_S):
                 await watch
 
-    async def _server_of_the_api(self) -> tuple[str, str]:
-        """`(run_id, replication_id)`, asked on the way that the API takes."""
+    async def _server_of_the_api(self) -> str:
+        """Its run id, asked on the way that the API takes. The replication id changes with the first replica."""
         parts = urlsplit(self._deployment.redis_url)
         account = parts.netloc.rpartition("@")[0]
         netloc = f"{account}@{HOST}:{self._deployment.proxies.port('api-redis')}"
         url = urlunsplit(parts._replace(netloc=netloc))
         async with open_redis(url, max_connections=1, socket_timeout_s=ANSWER_TIMEOUT_S) as redis:
-            server, replication = await redis.info("server"), await redis.info("replication")
-        return server["run_id"], replication["master_replid"]
+            server = await redis.info("server")
+        return str(server["run_id"])
 
-    async def _until_blessed(self, began_ns: int, server: tuple[str, str]) -> None:
+    async def _until_blessed(self, began_ns: int, run_id: str) -> None:
         connection = await asyncpg.connect(self._deployment.postgres_dsn)
         ended_ns = began_ns
         try:
             asked_ns = time.monotonic_ns()
-            while (row := await connection.fetchrow(_BLESSED)) is None or tuple(row) != server:
+            while await connection.fetchval(_BLESSED) != run_id:
                 ended_ns = asked_ns
                 await asyncio.sleep(POLL_S)
                 asked_ns = time.monotonic_ns()
