@@ -6,7 +6,7 @@ which rules of the service nothing can catch because another one stands behind t
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -17,7 +17,7 @@ from tests.faults.harness.mutant_catalogue import MUTANTS
 from tests.faults.harness.mutants import Mutant
 from tests.faults.harness.mutants_covered import COVERED, Covered
 from tests.faults.harness.playing import Plays
-from tests.servers import short_directory
+from tests.servers import children, short_directory, wait_until_gone
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
@@ -28,6 +28,15 @@ async def plays() -> AsyncIterator[Plays]:
     with short_directory() as base:
         async with Deployment(base / "deployment", api_count=1, environment=ENVIRONMENT) as deployment:
             yield Plays(deployment, base / "copies")
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left_behind(plays: Plays) -> Iterator[None]:
+    """In place of everybody's: members that were started again are no leftovers."""
+    before = set(children())
+    yield
+    members = {plays.deployment.pid(name) for name in plays.deployment.members()}
+    assert not wait_until_gone(set(children()) - before - members)
 
 
 @pytest.mark.parametrize("act", ACTS)

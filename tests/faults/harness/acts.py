@@ -21,7 +21,8 @@ TAKE_OVER_S: Final = 1.0
 ENVIRONMENT: Final = {"COUPONSVC_TAKE_OVER_IDLE_MS": "1000"}
 EARLY_S: Final = 2.5
 """Before the opening: time for a definition and for grabs that are certainly too early."""
-RUSH_S: Final = 1.0
+RUSH_COUNT: Final = 300
+"""Vouchers after which a rush is well under way."""
 
 ACTS: Final[dict[str, Act]] = {}
 
@@ -184,16 +185,21 @@ async def postgres_crashes(stage: Stage) -> None:
     drop_id = await stage.define("one", 4_000)
     stage.pause("relay")
 
+    stopped = asyncio.Event()
+
     async def person() -> None:
-        end_at = time.monotonic() + RUSH_S
-        while time.monotonic() < end_at:
+        while not stopped.is_set():
             await stage.ask(stage.number(drop_id))
+
+    async def rushes() -> bool:
+        return stage.asker.answers["201"] > RUSH_COUNT
 
     stage.pause(RECONCILERS)
     with stage.fault("stop Postgres hard"):
         rush = asyncio.gather(*(person() for _ in range(32)))
-        await asyncio.sleep(RUSH_S / 2)
+        await stage.until(rushes)
         await stage.deployment.postgres_stop_hard()
+        stopped.set()
         await stage.deployment.postgres_start()
         await rush
         stage.resume("relay")
@@ -253,9 +259,12 @@ async def pending_over_a_rebuild(stage: Stage) -> None:
 
 @act
 async def two_rebuild(stage: Stage) -> None:
-    """One reconciler stops before it publishes; the other publishes a newer epoch; the first goes on."""
+    """One reconciler stops before it publishes; the other publishes a newer epoch; the first goes on.
+
+    Nothing is issued before: else the count of holders, which the other one unloads, refuses it as well.
+    """
     drop_id = await stage.define("one", 6)
-    await stage.ask_all(stage.fresh(drop_id, 2))
+    await asyncio.sleep(1.5 * limits.RECONCILE_EVERY_MS / 1000)  # until it was seen open
     with stage.fault("wipe Redis, pause a reconciler before it publishes"):
         async with stage.order("rebuild.before_publish", PAUSE) as hit:
             await stage.deployment.redis_wipe()

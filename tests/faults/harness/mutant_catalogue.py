@@ -239,7 +239,13 @@ LEDGER_MUTANTS: Final = (
         _DRAIN,
         "postgres_crashes",
         "confirmed_stands",
-        (Edit("support/postgres.py", '"synchronous_commit": "on"', '"synchronous_commit": "off"'),),
+        (
+            Edit(
+                "ledger/commit.py",
+                'force_generic_plan"',
+                'force_generic_plan; SET synchronous_commit = off"',
+            ),
+        ),
     ),
     Mutant(
         "returned_without_the_token",

@@ -33,7 +33,7 @@ class Plays:
     """A deployment on which acts are played."""
 
     def __init__(self, deployment: Deployment, copies_dir: Path) -> None:
-        self._deployment: Final = deployment
+        self.deployment: Final = deployment
         self._copies_dir: Final = copies_dir
         """Where mutated sources are written, and stay until the deployment has ended."""
         self._plays: Final = itertools.count(1)
@@ -57,7 +57,7 @@ class Plays:
 
     async def _run_sources(self, sources: Mapping[str, Path]) -> None:
         """Let processes of some kinds run a mutated copy of the source, all others the real one."""
-        deployment = self._deployment
+        deployment = self.deployment
         changed = {
             kind for kind in {*sources, *self._sources} if sources.get(kind) != self._sources.get(kind)
         }
@@ -76,13 +76,13 @@ class Plays:
 
     async def _play(self, act: str, schema: str = "", schema_again: str = "") -> Report:
         """Play one act on new drops and judge it; nothing of it is left."""
-        stage = Stage(self._deployment, f"play-{next(self._plays)}")
+        stage = Stage(self.deployment, f"play-{next(self._plays)}")
         try:
             await self._until_drainers_read(stage)
             if schema:
                 await stage.sql(schema)
             await ACTS[act](stage)
-            final = await read_final(self._deployment, list(stage.quantities), check=self._check)
+            final = await read_final(self.deployment, list(stage.quantities), check=self._check)
         finally:
             stage.close()
             await self._clean_up(stage)
@@ -92,8 +92,8 @@ class Plays:
 
     async def _until_drainers_read(self, stage: Stage) -> None:
         """Wait until each has joined the group on the stream: they were just started, or it was emptied."""
-        redis = open_redis(self._deployment.redis_url, max_connections=1)
-        stream, wanted_count = keys.grants_key(SHARD), len(self._deployment.members("drain"))
+        redis = open_redis(self.deployment.redis_url, max_connections=1)
+        stream, wanted_count = keys.grants_key(SHARD), len(self.deployment.members("drain"))
 
         async def read() -> bool:
             if not await redis.exists(stream):
@@ -108,8 +108,8 @@ class Plays:
 
     async def _check(self, _environment: Mapping[str, str]) -> tuple[int, str]:
         """As `couponsvc check`, in this process and with less patience."""
-        redis = open_redis(self._deployment.redis_url, max_connections=2)
-        pool = await open_pool(self._deployment.postgres_dsn, max_size=2)
+        redis = open_redis(self.deployment.redis_url, max_connections=2)
+        pool = await open_pool(self.deployment.postgres_dsn, max_size=2)
         try:
             checks = await check(pool, redis, patience_s=CHECK_PATIENCE_S)
             stream = await check_stream(redis, SHARD, patience_s=CHECK_PATIENCE_S)
@@ -120,9 +120,9 @@ class Plays:
         return int(wrong), render(checks, stream)
 
     async def _clean_up(self, stage: Stage) -> None:
-        self._deployment.release_all()
-        self._deployment.proxies.heal_all()
-        for order in self._deployment.kill_points_dir.iterdir():
+        self.deployment.release_all()
+        self.deployment.proxies.heal_all()
+        for order in self.deployment.kill_points_dir.iterdir():
             order.unlink()
         await stage.sql(_EMPTY)
-        await self._deployment.redis_wipe()
+        await self.deployment.redis_wipe()
