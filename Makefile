@@ -53,10 +53,11 @@ test-faults: $(DEV_READY) ## pass the slow tests: real processes killed, paused,
 	@echo "== fault tests"
 	@$(PYTEST) -m faults --durations 5
 
-# SEED=7 repeats one schedule; otherwise SEEDS schedules from 1 on. Results and findings: var/faults.
+# SEED=7 repeats one schedule; otherwise SEEDS schedules from FIRST on, JOBS at a time. Results and findings:
+# var/faults. OPTIONS="--only 'redis wiped' --times 100": one kind of fault, counted (python -m tests.faults.run --help).
 faults: $(DEV_READY) ## break everything on purpose, for SEEDS schedules of SECONDS each, and judge (SEED=7: only that one)
-	@$(BIN)/python -m tests.faults.run $(if $(SEED),--first-seed $(SEED) --seeds 1,--seeds $(or $(SEEDS),10)) \
-	  --seconds $(or $(SECONDS),20) $(OPTIONS)
+	@$(BIN)/python -m tests.faults.run --first-seed $(or $(SEED),$(FIRST),1) \
+	  --seeds $(if $(SEED),1,$(or $(SEEDS),10)) --seconds $(or $(SECONDS),20) --jobs $(or $(JOBS),1) $(OPTIONS)
 
 # atheris (libFuzzer) has wheels for x86-64 Linux only; elsewhere inputs are altered at random.
 FUZZ_READY := $(VENV)/.fuzz-ready

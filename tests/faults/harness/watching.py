@@ -36,6 +36,7 @@ DECIDED: Final = frozenset({"sold_out", "person_limit", "paused"})
 _AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _BLESSED: Final = "SELECT run_id FROM blessings WHERE shard = 0"
+"""The run id alone: the replication id of a restarted primary changes when the first replica attaches."""
 _EPOCHS: Final = "SELECT drop_no, drop_id, epoch FROM drops"
 
 
@@ -109,7 +110,7 @@ class Witness:
                 await watch
 
     async def _server_of_the_api(self) -> str:
-        """Its run id, asked on the way that the API takes. The replication id changes with the first replica."""
+        """Its run id, asked on the way that the API takes."""
         parts = urlsplit(self._deployment.redis_url)
         account = parts.netloc.rpartition("@")[0]
         netloc = f"{account}@{HOST}:{self._deployment.proxies.port('api-redis')}"
