@@ -128,6 +128,7 @@ class Run:
         self._lap("judge")
         unchecked, answers = judge_windows(self.history.calls, self._nemesis.windows)
         violations = [*told(report), *unchecked[:UNCHECKED_MAX_COUNT], *self._unsold(final)]
+        violations += self._indiscreet()
         if self._unsettled_count:
             violations.append(f"settled: {self._unsettled_count} numbers have no answer after healing")
         if self._hearing.forged_count:
@@ -160,6 +161,19 @@ class Run:
             took_s=self._took_s,
         )
 
+    def _indiscreet(self) -> Iterator[str]:
+        """No log, the servers' included, names a person or shows a token."""
+        secrets = {
+            "a person": f"p-{self._plan.seed}-",
+            "the operator's token": self._deployment.operator_token,
+            "the auditor's token": self._deployment.auditor_token,
+        }
+        for path in self._deployment.log_paths():
+            text = path.read_text("utf-8", "replace") if path.exists() else ""
+            for what, secret in secrets.items():
+                if secret in text:
+                    yield f"discreet: {path.parent.name}/{path.name} shows {what}"
+
     def _unsold(self, final: FinalState) -> Iterator[str]:
         healed_ms = self.history.healed_ns / 1e6 + self.history.wall_offset_ms
         for role, after_s in self._sold_out_s.items():
@@ -168,8 +182,8 @@ class Run:
                 continue
             drop_id = self._plan.drop(role).drop_id
             issued = [v.issued_ms for v in final.vouchers if v.drop_id == drop_id and v.issued_ms > healed_ms]
-            moments = [healed_ms, *sorted(issued), healed_ms + after_s * 1_000]
-            silent_s = max(later - earlier for earlier, later in pairwise(moments)) / 1_000
+            gaps = [later - earlier for earlier, later in pairwise([healed_ms, *sorted(issued)])]
+            silent_s = max(gaps, default=0.0) / 1_000
             if silent_s > SILENT_MAX_S:
                 yield f"sold_out_in_time: nothing of {role} was issued for {silent_s:.1f} s after healing"
 

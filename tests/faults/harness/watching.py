@@ -125,7 +125,10 @@ class Witness:
         try:
             asked_ns = time.monotonic_ns()
             while await connection.fetchval(_BLESSED) != run_id:
-                ended_ns = asked_ns
+                with contextlib.suppress(RedisError):
+                    if await self._server_of_the_api() != run_id:  # replaced: another one may be checked
+                        return
+                    ended_ns = asked_ns
                 await asyncio.sleep(POLL_S)
                 asked_ns = time.monotonic_ns()
         finally:
