@@ -1,9 +1,9 @@
 """The line of a limited partner: who comes while its rate is used up waits for the next pulse.
 
-The rate comes free in pulses: a partner that is always at its limit then works for a millisecond in
-twenty and leaves the rest to others, instead of being in the way of every single grab of theirs. In
-a pulse go on as many as the gate could allow, and a few more, because only the gate can tell a
-number that was granted before, whose answer stands, from a new one.
+The rate comes free in pulses: a partner that is always at its limit then works for some milliseconds
+in a hundred and leaves the rest to others, instead of being in the way of every grab of theirs. In
+a pulse go on as many as the gate could allow. A few go on without room, because only the gate can
+tell a number that was granted before, whose answer stands, from a new one.
 
 A refusal costs little, but a partner that asks again at once with hundreds of connections makes up
 for that by number. So some refusals a second are told at once, which is all that a partner meets who
@@ -24,10 +24,15 @@ from couponsvc.api.principal import Principal
 from couponsvc.batch.pace import Pace
 from couponsvc.values.rate import Rate
 
-PULSE_S: Final = 0.02
-"""How often a used-up rate comes free, at most: a tenth of what people notice."""
-PROBES_PER_ROOM: Final = 0.25
-"""A quarter as many go on beyond what the gate could allow, if they may be repeated numbers."""
+PULSE_S: Final = 0.1
+"""How often a used-up rate comes free, at most. With a fifth of it neighbours waited one and a half times
+as long: what a pulse costs, a batch and a commit, hardly depends on its size."""
+PULSE_MAX_COUNT: Final = 64
+"""Of a high rate more pulses, not larger ones: this many keep the loop for five milliseconds."""
+TICK_S: Final = 0.02
+"""How often the line is looked at: how late a refusal is, or the answer to a repeated number."""
+PROBES_PER_TICK: Final = 2
+"""Grabs that go on beyond what the gate could allow, because they may be repeated numbers."""
 HOLD_S: Final = 1.0
 """How long a grab stays in the line: what `Retry-After` would have said, and well below clients' timeouts."""
 REFUSALS_PER_S: Final = 100
@@ -58,7 +63,9 @@ class RateLine:
 
     def __init__(self, partner_no: int, rate: Rate) -> None:
         self.pace: Final = Pace(partner_no, rate)
-        self._pulse_count: Final = max(1, min(int(rate.per_second * PULSE_S), rate.burst_count // 2))
+        self._pulse_count: Final = max(
+            1, min(int(rate.per_second * PULSE_S), rate.burst_count // 2, PULSE_MAX_COUNT)
+        )
         self._opens_s = 0.0
         self._unknown: Final[deque[Waiting]] = deque()
         self._judged: Final[deque[Waiting]] = deque()
@@ -96,7 +103,7 @@ class RateLine:
     def _tick_later(self) -> None:
         if not self._ticking and (self._judged or self._unknown):
             self._ticking = True
-            asyncio.get_running_loop().call_later(PULSE_S, self._tick)
+            asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
         """Let go on whom the rate allows, oldest first; refuse who waited long, and some of the last."""
@@ -104,7 +111,7 @@ class RateLine:
         now_s = perf_counter()
         room_count = 0 if self.closed() else self.pace.room_count(now_s)
         room_count -= self._go_on(self._judged, room_count)
-        self._go_on(self._unknown, room_count + ceil(self._pulse_count * PROBES_PER_ROOM))
+        self._go_on(self._unknown, room_count + PROBES_PER_TICK)
         for waiting in (self._judged, self._unknown):
             while waiting and waiting[0].began_s + HOLD_S <= now_s:
                 self._refuse(waiting.popleft(), now_s)
