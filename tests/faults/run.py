@@ -58,10 +58,9 @@ def _side_by_side(options: argparse.Namespace, arguments: list[str]) -> int:
     try:
         return max(job.wait() for job in jobs)
     except KeyboardInterrupt:
-        return max(job.wait() for job in jobs)  # they were interrupted as well
-    finally:
         for job in jobs:
             job.terminate()
+        return max(job.wait() for job in jobs)
 
 
 async def _run(options: argparse.Namespace) -> int:
