@@ -83,7 +83,8 @@ async def test_postgres_away_for_20_seconds_means_202_and_then_every_one_confirm
                 before = len(rush.first_201)
                 last = PERSONS - 1  # of the crowd, but not its turn yet
                 async with GrabClient(up.url, up.key) as client:
-                    answer = await client.grab(rush.drop_id, f"canary-person-{last}", f"canary-{rush.drop_id}-{last}")
+                    person, number = f"canary-person-{last}", f"canary-{rush.drop_id}-{last}"
+                    answer = await client.grab(rush.drop_id, person, number)
                 await asyncio.sleep(18)
                 told_meanwhile = len(rush.first_201) - before
             assert answer.status == 202, (answer.status, answer.body)
