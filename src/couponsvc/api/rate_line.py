@@ -25,8 +25,8 @@ from couponsvc.batch.pace import Pace
 from couponsvc.values.rate import Rate
 
 PULSE_S: Final = 0.1
-"""How often a used-up rate comes free, at most. With a fifth of it neighbours waited one and a half times
-as long: what a pulse costs, a batch and a commit, hardly depends on its size."""
+"""How often a used-up rate comes free, at most: what a pulse costs its neighbours, a batch and a commit,
+hardly depends on its size (decision 0016 has the figures)."""
 PULSE_MAX_COUNT: Final = 64
 """Of a high rate more pulses, not larger ones: this many keep the loop for five milliseconds."""
 TICK_S: Final = 0.02
