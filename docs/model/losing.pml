@@ -7,7 +7,6 @@ what does not agree. Meanwhile an operator adds a unit, and is told so.
 #ifndef PERSONS
 #define PERSONS 2
 #endif
-#define EXCEEDED_IS_POSSIBLE
 #define SOLD_OUT_AT(s) quantity_told
 byte quantity_told;
 #include "protocol.pml"

@@ -6,12 +6,13 @@ heals, and clients are led to server 0 again, which keeps what it had and must b
 */
 #define SERVERS 2
 #define PERSONS 2
-#define EXCEEDED_IS_POSSIBLE
+bit cut_off;                 /* until then server 1 is only a replica */
+#define CHECK(s) assert(lost || (CONSERVED(0) && (!cut_off || CONSERVED(1))))
 #include "protocol.pml"
 #include "rebuilding.inc.pml"
 
 byte address;                /* which server clients are led to */
-bit cut_off, healed;
+bit healed;
 bit connected[2];            /* per server: an API process has a connection that was checked when it was made */
 
 proctype person(byte p) {
