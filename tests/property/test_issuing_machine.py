@@ -1,0 +1,199 @@
+"""Any order of grabs, drainer's steps, losses, rebuilds and operators' changes keeps the four promises.
+
+The default run takes the same examples every time. More, and new ones each time:
+`MACHINE_EXAMPLES=2000 pytest tests/property/test_issuing_machine.py`.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import ClassVar, Final, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from couponsvc import limits
+from couponsvc.reconcile import attending
+from couponsvc.support.postgres import open_pool
+from couponsvc.support.redis_client import open_redis
+from couponsvc.values.drop import DropStatus
+from tests.property.issuing_world import World
+
+pytestmark = pytest.mark.faults
+
+EXAMPLES_COUNT: Final = 60
+STEPS_COUNT: Final = 40
+PERSONS: Final = st.sampled_from("abcd")
+NUMBERS: Final = st.sampled_from(["n1", "n2", "n3", "n4", "n5"])
+DRAINERS: Final = st.integers(0, 1)
+BOOLEANS: Final = st.booleans()
+
+_T = TypeVar("_T")
+
+
+class Machine(RuleBasedStateMachine):
+    """Who may do what, and when."""
+
+    loop: ClassVar[asyncio.AbstractEventLoop]
+    make_world: ClassVar[Callable[[], World]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = self.make_world()
+
+    def run(self, work: Awaitable[_T]) -> _T:
+        async def whole() -> _T:
+            return await work
+
+        return self.loop.run_until_complete(whole())
+
+    @initialize(quantity=st.integers(1, 5), limit=st.integers(1, 2))
+    def begin(self, quantity: int, limit: int) -> None:
+        self.run(self.world.open(quantity, limit))
+
+    @rule(person=PERSONS, number=NUMBERS, stale=BOOLEANS)
+    def grab(self, person: str, number: str, stale: bool) -> None:  # noqa: FBT001 - drawn
+        self.run(self.world.grab(person, number, stale=stale))
+
+    @rule(count=st.integers(2, 4))
+    def rush(self, count: int) -> None:
+        for place in range(count):
+            self.run(self.world.grab("abcd"[place], f"n{place + 1}", stale=False))
+
+    @rule(drainer=DRAINERS)
+    def read(self, drainer: int) -> None:
+        self.run(self.world.read(drainer))
+
+    @rule(drainer=DRAINERS)
+    def commit(self, drainer: int) -> None:
+        self.run(self.world.commit(drainer))
+
+    @rule(drainer=DRAINERS)
+    def acknowledge(self, drainer: int) -> None:
+        self.run(self.world.acknowledge(drainer))
+
+    @rule(drainer=DRAINERS)
+    def crash(self, drainer: int) -> None:
+        self.run(self.world.crash(drainer))
+
+    @rule()
+    def drain(self) -> None:
+        self.run(self.world.drain())
+
+    @rule(noticed=BOOLEANS)
+    def wipe(self, noticed: bool) -> None:  # noqa: FBT001 - drawn
+        self.run(self.world.lose(copied=False, noticed=noticed))
+
+    @rule()
+    def keep_copy(self) -> None:
+        self.run(self.world.keep_copy())
+
+    @precondition(lambda self: self.world.copy is not None)
+    @rule()
+    def restore_copy(self) -> None:
+        self.run(self.world.lose(copied=True, noticed=True))
+
+    @rule()
+    def reconcile(self) -> None:
+        self.run(self.world.reconcile())
+
+    @rule()
+    def rebuild(self) -> None:
+        self.run(self.world.rebuild())
+
+    @rule()
+    def pause_before_raising(self) -> None:
+        self.run(self.world.pause_before_raising())
+
+    @rule()
+    def pause_after_raising(self) -> None:
+        self.run(self.world.pause_after_raising())
+
+    @precondition(lambda self: self.world.paused)
+    @rule()
+    def resume_oldest(self) -> None:
+        self.run(self.world.resume_oldest())
+
+    @rule(add=st.integers(1, 2))
+    def restock(self, add: int) -> None:
+        self.run(self.world.restock(add))
+
+    @rule()
+    def restock_untold(self) -> None:
+        self.run(self.world.change_untold())
+
+    @rule(by=st.integers(1, 2))
+    def lower(self, by: int) -> None:
+        self.run(self.world.lower(by))
+
+    @rule()
+    def lower_and_fail(self) -> None:
+        self.run(self.world.lower_and_fail())
+
+    @rule()
+    def tell_again(self) -> None:
+        self.run(self.world.tell_again())
+
+    @rule(status=st.sampled_from([DropStatus.PAUSED, DropStatus.ACTIVE, DropStatus.ACTIVE]))
+    def pause_or_resume(self, status: DropStatus) -> None:
+        self.run(self.world.set_status(status))
+
+    @rule(sure=st.integers(0, 5))
+    def close(self, sure: int) -> None:
+        if sure == 0:
+            self.run(self.world.set_status(DropStatus.CLOSED))
+
+    @invariant()
+    def promises_hold(self) -> None:
+        if self.world.drop_no:
+            self.run(self.world.check())
+
+    def teardown(self) -> None:
+        try:
+            if self.world.drop_no:
+                self.run(self.world.come_to_rest())
+        finally:
+            self.run(self.world.close())
+
+
+@pytest.fixture
+def machine(redis_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Machine]]:
+    # Nobody drains, and no operator is at work, while a reconciler waits in this one thread.
+    monkeypatch.setattr(limits, "DRAIN_PATIENCE_MS", 0)
+    monkeypatch.setattr(attending, "AHEAD_FOR_S", 0.0)
+    monkeypatch.setattr(attending, "REBUILD_PAUSES_S", (0,))
+    loop = asyncio.new_event_loop()
+    pool, redis = loop.run_until_complete(open_pool(database)), open_redis(redis_url)
+
+    class Bound(Machine):
+        make_world = staticmethod(lambda: World(pool, redis, redis_url))
+
+    Bound.loop = loop
+    yield Bound
+    loop.run_until_complete(redis.aclose())
+    pool.terminate()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def test_the_promises_hold_in_whatever_order_things_happen(machine: type[Machine]) -> None:
+    asked = os.environ.get("MACHINE_EXAMPLES", "")
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=int(asked or EXAMPLES_COUNT),
+            stateful_step_count=STEPS_COUNT,
+            derandomize=not asked,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
