@@ -18,7 +18,8 @@ from tests.faults.harness.stage import OTHER_PARTNER, RECONCILERS, Act, Stage
 DRAINERS: Final = "drain"
 TAKE_OVER_S: Final = 1.0
 """`COUPONSVC_TAKE_OVER_IDLE_MS` of the deployment that acts are played on."""
-ENVIRONMENT: Final = {"COUPONSVC_TAKE_OVER_IDLE_MS": "1000"}
+ENVIRONMENT: Final = {"COUPONSVC_TAKE_OVER_IDLE_MS": "1000", "COUPONSVC_CONFIRM_WAIT_MS": "700"}
+"""Short waits, because a planted bug makes many wait in vain."""
 EARLY_S: Final = 2.5
 """Before the opening: time for a definition and for grabs that are certainly too early."""
 RUSH_COUNT: Final = 300
@@ -66,6 +67,7 @@ async def one_batch(stage: Stage) -> None:
     drop_id = await stage.define("one", 12)
     stage.pause(RECONCILERS)
     numbers = stage.fresh(drop_id, 6)
+    await stage.ask_all(16 * stage.fresh(drop_id, 1))  # so that drop, key and connections are there
     twice = [stage.number(drop_id, number.person_token) for number in numbers]
     await stage.ask_in_one_batch([*numbers, *numbers[:2], *twice])
     await stage.sell_out(drop_id)

@@ -169,6 +169,7 @@ async def read_final(
     heard: Sequence[Heard] = (),
     *,
     check: Check | None = None,
+    rest_s: float = REST_S,
 ) -> FinalState:
     """Let everything come to rest, then read it.
 
@@ -178,6 +179,7 @@ async def read_final(
             looks at all of them either way.
         heard: What the receivers of webhooks kept.
         check: In place of `run_check`.
+        rest_s: How long the relay may take.
 
     Raises:
         OSError, TimeoutError, asyncpg.PostgresError, redis.exceptions.RedisError: a server is not
@@ -189,7 +191,7 @@ async def read_final(
     try:
         rows = await connection.fetch(_DROPS, None if drop_ids is None else list(drop_ids))
         names = {row["drop_no"]: row["drop_id"] for row in rows}
-        await _told(connection, list(names))
+        await _told(connection, list(names), rest_s)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             rows = await connection.fetch(_DROPS, list(names.values()))
             vouchers = _vouchers(rows, await connection.fetch(_VOUCHERS, list(names)))
@@ -227,9 +229,9 @@ async def run_check(environment: Mapping[str, str]) -> tuple[int, str]:
     return process.returncode or 0, output.decode(errors="replace")
 
 
-async def _told(connection: "asyncpg.Connection[asyncpg.Record]", drop_nos: list[int]) -> None:
+async def _told(connection: "asyncpg.Connection[asyncpg.Record]", drop_nos: list[int], rest_s: float) -> None:
     """Wait until a relay has numbered everything in the outbox, as long as patience lasts."""
-    give_up_at = monotonic() + REST_S
+    give_up_at = monotonic() + rest_s
     while await connection.fetch(f"{_OUTBOX} LIMIT 1", drop_nos) and monotonic() < give_up_at:
         await asyncio.sleep(POLL_S)
 

@@ -24,6 +24,8 @@ from tests.faults.harness.stage import Stage
 READY_S: Final = 60.0
 CHECK_PATIENCE_S: Final = 2.0
 """How long the drift of a broken service may take to go away: shorter than `couponsvc check` would wait."""
+REST_S: Final = 5.0
+"""The same for what the relay has not numbered."""
 _EMPTY: Final = """
 TRUNCATE vouchers, outbox, events, deliveries, delivery_attempts, dead_letters, operations, drops CASCADE
 """
@@ -82,7 +84,9 @@ class Plays:
             if schema:
                 await stage.sql(schema)
             await ACTS[act](stage)
-            final = await read_final(self.deployment, list(stage.quantities), check=self._check)
+            final = await read_final(
+                self.deployment, list(stage.quantities), check=self._check, rest_s=REST_S
+            )
         finally:
             stage.close()
             await self._clean_up(stage)

@@ -236,7 +236,7 @@ class Stage:
             await asyncio.sleep(POLL_S)
         return True
 
-    async def until_drained(self, patience_s: float = 5.0) -> None:
+    async def until_drained(self, patience_s: float = 4.0) -> None:
         """Wait until the stream is empty, for a while."""
         redis = open_redis(self.deployment.redis_url, max_connections=1)
 
