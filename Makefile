@@ -21,7 +21,7 @@ WORKERS ?= 2
 # Tests start some hundred processes and each pytest worker reads every test: compiled once, not every time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
-.PHONY: help demo demo-partner up load test test-fast test-faults faults lint types check-imports check-lua check-deploy bench bench-guard all lock clean
+.PHONY: help demo demo-partner up load test test-fast test-faults faults sweep soak lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ $(FUZZ_READY): $(DEV_READY) tests/fuzz/requirements.lock
 fuzz: $(FUZZ_READY) ## fuzz the readers of what strangers send (SECONDS=60; OPTIONS="webhook_url …")
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(OPTIONS)
 
+sweep: $(DEV_READY) ## kill, pause and raise at every named point of our code, and play every planted bug
+	@COUPONSVC_FULL_SWEEP=1 $(PYTEST) -m faults tests/faults/test_kill_points.py tests/faults/test_planted_bugs.py
+
+soak: $(DEV_READY) ## run the service for MINUTES under load with a fault a minute, and see whether anything grows
+	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60) $(OPTIONS)
+
 lint: $(DEV_READY) ## check style and formatting of Python
 	@echo "== ruff"
 	@$(BIN)/ruff check src tests bench loadtests
@@ -89,7 +95,7 @@ check-lua: ## lint the Lua scripts, where luacheck or luac is installed
 	  luacheck --quiet --no-color --std lua51 --max-line-length 120 \
 	    --read-globals redis cmsgpack KEYS ARGV -- $$scripts; \
 	  luacheck --quiet --no-color --std luajit --max-line-length 120 --globals init request setup done \
-	    sent_count at_open at_end open_s end_s ran_out cpu_at_s -- bench/closed_loop.lua; \
+	    sent_count at_open at_end open_s end_s ran_out cpu_at_s -- bench/closed_loop.lua bench/flood.lua; \
 	  luacheck --quiet --no-color --std lua51 --read-globals redis KEYS ARGV -- bench/contenders/lua; \
 	  luacheck --quiet --no-color --std ngx_lua -- bench/contenders/nginx; \
 	elif compiler=$$(command -v luac5.1 || command -v luac); then "$$compiler" -p $$scripts; \

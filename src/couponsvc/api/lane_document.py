@@ -71,6 +71,16 @@ _MEMBERS_OF: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+_RATE_HEADERS: Final = {
+    name: {"description": description, "schema": {"type": "string"}, "example": example}
+    for name, description, example in (
+        ("RateLimit-Policy", "Grabs per second that the partner may send.", '"grabs";q=500;w=1'),
+        ("RateLimit", "Grabs left, and in how many seconds there are more.", '"grabs";r=0;t=1'),
+    )
+}
+"""Fields of draft-ietf-httpapi-ratelimit-headers; `Retry-After` is the one to follow."""
+
+
 class GrabBodyModel(BaseModel):
     """One attempt by one person."""
 
@@ -111,6 +121,7 @@ def grab_operation(
         for media in answer["content"].values():
             for code, example in media["examples"].items():
                 example["value"].update(_MEMBERS_OF.get(code, {}))
+    answers["429"]["headers"] = {**answers["429"].get("headers", {}), **_RATE_HEADERS}
     return {
         "tags": ["grabs"],
         "operationId": "grab",
