@@ -199,7 +199,35 @@ class World:
         drainer = self.drainers[index]
         if drainer.settled:
             settled, drainer.settled = drainer.settled, []
+            before = await self._available_and_stream()
             await Report(await drainer.stream.line(), SHARD, settled).acknowledged()
+            self._judge_returns(before, await self._available_and_stream(), settled)
+
+    async def _available_and_stream(self) -> tuple[int, int | None, set[str]]:
+        """The published epoch, what is available under it, and the ids that are on the stream."""
+        drop = (await self.ledger()).drop
+        gate = (await read_gate(self.redis, [drop]))[0]
+        found: Any = await self.redis.xrange(keys.grants_key(SHARD))
+        return gate.published, gate.state and gate.state.available, {key.decode() for key, _ in found}
+
+    @staticmethod
+    def _judge_returns(
+        before: tuple[int, int | None, set[str]],
+        after: tuple[int, int | None, set[str]],
+        settled: Sequence[Settled],
+    ) -> None:
+        """Units go back to stock exactly where they existed, once, and in their own epoch."""
+        if before[1] is None or after[1] is None or before[0] != after[0]:
+            return
+        returned = sum(
+            row[1] == Verdict.MISMATCH
+            for entry, parts in settled
+            if entry.entry_id in before[2] - after[2]
+            for part in parts
+            if part.key.epoch == before[0]
+            for row in part.confirmations
+        )
+        assert after[1] - before[1] == returned, "another number of units went back than existed"
 
     async def crash(self, index: int) -> None:
         """It dies, with whatever it had in its hands; another one starts in its place."""
@@ -233,7 +261,8 @@ class World:
     async def keep_copy(self) -> None:
         """Remember Redis as it is, as a replica that stops listening."""
         names: Any = await self.redis.keys("*")
-        self.copy = {name: await self.redis.dump(name) for name in names}
+        dumped = [(name, await self.redis.dump(name)) for name in names]
+        self.copy = {name: copy for name, copy in dumped if copy is not None}
 
     async def reconcile(self) -> str:
         """One round of a reconciler: bless an unknown server, or look."""

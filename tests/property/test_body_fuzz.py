@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fuzz.at_random import altered
 from tests.fuzz.targets import TARGETS
 
-pytestmark = pytest.mark.faults  # thousands of inputs each
+pytestmark = pytest.mark.slow  # thousands of inputs each
 
 EXAMPLES_COUNT = 10_000 if "COUPONSVC_FUZZ" in os.environ else 1_000
 

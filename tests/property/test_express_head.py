@@ -74,7 +74,7 @@ def requests(draw: st.DrawFn) -> bytes:
     return (text + draw(ENDS) + body).encode("latin-1")
 
 
-@pytest.mark.faults  # generates fifteen hundred requests
+@pytest.mark.slow  # generates fifteen hundred requests
 @settings(max_examples=EXAMPLES_COUNT, deadline=None)
 @given(requests())
 @example(b"POST /v1/drops/wed-1/grabs HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")

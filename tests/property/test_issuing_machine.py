@@ -6,9 +6,10 @@ The default run takes the same examples every time. More, and new ones each time
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from typing import ClassVar, Final, TypeVar
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from redis.asyncio import Redis
 
 from couponsvc import limits
 from couponsvc.reconcile import attending
@@ -35,20 +37,24 @@ STEPS_COUNT: Final = 40
 PERSONS: Final = st.sampled_from("abcd")
 NUMBERS: Final = st.sampled_from(["n1", "n2", "n3", "n4", "n5"])
 DRAINERS: Final = st.integers(0, 1)
+DRAINER_STEPS: Final = st.sampled_from(
+    ["read", "commit", "acknowledge", "read", "commit", "acknowledge", "crash"]
+)
 BOOLEANS: Final = st.booleans()
 
 _T = TypeVar("_T")
+Engines = tuple["asyncpg.Pool[asyncpg.Record]", Redis, str]
 
 
 class Machine(RuleBasedStateMachine):
     """Who may do what, and when."""
 
     loop: ClassVar[asyncio.AbstractEventLoop]
-    make_world: ClassVar[Callable[[], World]]
+    engines: ClassVar[Engines]
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = self.make_world()
+        self.world = World(*self.engines)
 
     def run(self, work: Awaitable[_T]) -> _T:
         async def whole() -> _T:
@@ -69,21 +75,19 @@ class Machine(RuleBasedStateMachine):
         for place in range(count):
             self.run(self.world.grab("abcd"[place], f"n{place + 1}", stale=False))
 
-    @rule(drainer=DRAINERS)
-    def read(self, drainer: int) -> None:
-        self.run(self.world.read(drainer))
-
-    @rule(drainer=DRAINERS)
-    def commit(self, drainer: int) -> None:
-        self.run(self.world.commit(drainer))
-
-    @rule(drainer=DRAINERS)
-    def acknowledge(self, drainer: int) -> None:
-        self.run(self.world.acknowledge(drainer))
-
-    @rule(drainer=DRAINERS)
-    def crash(self, drainer: int) -> None:
-        self.run(self.world.crash(drainer))
+    @rule(steps=st.lists(st.tuples(DRAINER_STEPS, DRAINERS), min_size=1, max_size=8))
+    def drainers_race(self, steps: list[tuple[str, int]]) -> None:
+        for step, drainer in steps:
+            match step:
+                case "read":
+                    self.run(self.world.read(drainer))
+                case "commit":
+                    self.run(self.world.commit(drainer))
+                case "acknowledge":
+                    self.run(self.world.acknowledge(drainer))
+                case _:
+                    self.run(self.world.crash(drainer))
+            self.promises_hold()
 
     @rule()
     def drain(self) -> None:
@@ -175,7 +179,7 @@ def machine(redis_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -> I
     pool, redis = loop.run_until_complete(open_pool(database)), open_redis(redis_url)
 
     class Bound(Machine):
-        make_world = staticmethod(lambda: World(pool, redis, redis_url))
+        engines = (pool, redis, redis_url)
 
     Bound.loop = loop
     yield Bound
