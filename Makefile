@@ -21,7 +21,7 @@ WORKERS ?= 2
 # Tests start some hundred processes and each pytest worker reads every test: compiled once, not every time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
-.PHONY: help demo demo-partner up load test test-fast test-faults faults sweep soak lint types check-imports check-lua check-deploy bench bench-guard all lock clean
+.PHONY: help demo demo-partner up load test test-fast test-slow test-faults faults sweep soak lint types check-imports check-lua check-deploy bench bench-guard all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,13 +43,17 @@ load: $(DEV_READY) ## run a load test and judge it (SCENARIO=rush PERSONS=20000;
 	  $(if $(filter command,$(origin HOST)),--host $(HOST)) $(if $(CREDENTIALS),--credentials $(CREDENTIALS)) $(if $(PLAN),--plan $(PLAN)) \
 	  $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(SEED),--seed $(SEED))
 
-test: test-fast test-faults ## pass every test
+test: test-fast test-slow test-faults ## pass every test
 
 test-fast: $(DEV_READY) ## pass the tests that kill nothing, in parallel
 	@echo "== fast tests ($(WORKERS) workers)"
-	@$(PYTEST) -n $(WORKERS) -m "not faults" --durations 5
+	@$(PYTEST) -n $(WORKERS) -m "not faults and not slow" --durations 5
 
-test-faults: $(DEV_READY) ## pass the slow tests: real processes killed, paused, flooded; broken doubles
+test-slow: $(DEV_READY) ## pass the tests that take longer and disturb nobody, in parallel
+	@echo "== slow tests ($(WORKERS) workers)"
+	@$(PYTEST) -n $(WORKERS) -m "slow and not faults" --durations 5
+
+test-faults: $(DEV_READY) ## pass the tests that run alone: real processes killed, paused, flooded; broken doubles
 	@echo "== fault tests"
 	@$(PYTEST) -m faults --durations 5
 

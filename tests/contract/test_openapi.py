@@ -121,7 +121,7 @@ async def ready(url: str) -> None:
     pytest.fail("the service did not become ready")
 
 
-@pytest.mark.faults  # some hundred generated requests
+@pytest.mark.slow  # some hundred generated requests
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 async def test_no_answer_is_undocumented(served: Served, mode: schemathesis.GenerationMode) -> None:
     met = await asyncio.to_thread(send_everything, served, mode)

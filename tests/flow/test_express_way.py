@@ -144,7 +144,7 @@ async def test_a_stopping_service_answers_the_grab_that_it_has(service: Service)
         await service.start("drain")
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_a_connection_is_closed_after_its_idle_time_and_not_before(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

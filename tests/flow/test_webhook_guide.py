@@ -16,7 +16,7 @@ from tests.flow.conftest import Service, wait_until
 from tests.flow.webhook_guide import GUIDE, OTHER, Receiver, block, receiving, shell
 from tests.integration.scripted_server import Script, answer, says, scripted
 
-pytestmark = pytest.mark.faults  # receivers as processes, a relay, waits of seconds
+pytestmark = pytest.mark.slow  # receivers as processes, a relay, waits of seconds
 
 ISSUED, SOLD_OUT = "couponsvc.voucher.issued.v1", "couponsvc.drop.sold_out.v1"
 

@@ -15,7 +15,7 @@ from couponsvc.support.signing import HmacKey, digest, fields, inputs
 from tests.fuzz import targets
 from tests.fuzz.at_random import run_for
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.slow
 
 PATIENCE_S = 10.0
 CONTRADICTIONS = (AssertionError, http_sf.StructuredFieldError, httptools.HttpParserError)

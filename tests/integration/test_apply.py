@@ -156,7 +156,7 @@ async def test_nobody_listening_is_unreachable() -> None:
             await apply(Api(url, "token"), file)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_the_command_tells_what_changed_and_then_that_nothing_did(api: Api) -> None:
     code, out, err = await command(str(QINGDAO), "--url", api.url, COUPONSVC_TOKEN=api.token)
     assert (code, err) == (0, "")
@@ -166,7 +166,7 @@ async def test_the_command_tells_what_changed_and_then_that_nothing_did(api: Api
     assert (code, out.splitlines()[-1]) == (0, "nothing changed")
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_the_command_ends_with_the_contracts_exit_codes(api: Api, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("program: 7\n", "utf-8")

@@ -311,7 +311,7 @@ async def test_a_restarted_redis_is_read_on_from_where_it_was(
     await scene.check_drained(drop)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_postgres_may_be_away_and_the_backlog_is_confirmed_in_order(
     scene: Scene, postgres_server: PostgresServer
 ) -> None:

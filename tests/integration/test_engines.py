@@ -25,7 +25,7 @@ from couponsvc.settings import Settings
 from couponsvc.support.redis_client import open_redis
 from tests.servers import children, short_directory, wait_until_gone
 
-pytestmark = pytest.mark.faults  # starts and kills engines of its own
+pytestmark = pytest.mark.slow  # starts and kills engines of its own
 as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 
 

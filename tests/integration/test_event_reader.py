@@ -31,6 +31,8 @@ from tests.integration.outbox_scene import (
 )
 from tests.integration.scene import make_drop
 
+pytestmark = pytest.mark.slow
+
 Pool = asyncpg.Pool
 SQL = Queries("couponsvc.outbox", "events")
 

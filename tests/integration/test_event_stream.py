@@ -24,7 +24,7 @@ from tests.integration.feed import Told, everything, issue, issue_apart, number,
 from tests.integration.house import House, code_of
 from tests.servers import PostgresServer
 
-pytestmark = pytest.mark.faults  # streams that are waited for by the second, a Postgres that is restarted
+pytestmark = pytest.mark.slow  # streams that are waited for by the second, a Postgres that is restarted
 
 SOON_S = 1.5
 """Coarse: a wake takes milliseconds, a lost one two seconds."""
@@ -205,7 +205,7 @@ async def test_a_stream_ends_with_its_key(served: Served) -> None:
             assert [item async for item in told(answer)] == []
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_a_stream_goes_on_when_postgres_comes_back(
     served: Served, postgres_server: PostgresServer
 ) -> None:
@@ -251,7 +251,7 @@ async def test_problems_are_told_before_a_stream_begins(served: Served) -> None:
             assert code_of(answer) == code
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_a_slow_reader_costs_a_page_and_a_stalled_one_is_cut_off(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from couponsvc.support.public_addresses import AddressPolicy
 from tests.integration.scripted_server import Reaction, Script, answer, hangs_up, is_silent, says, scripted
 from tests.integration.tls_authority import Authority
 
-pytestmark = pytest.mark.faults  # receivers that hang, drip and are given up
+pytestmark = pytest.mark.slow  # receivers that hang, drip and are given up
 
 BODY = b"x" * 100_000
 PUBLIC = AddressPolicy(allow_private=False)

@@ -17,6 +17,8 @@ from couponsvc.outbox.sinks.kafka import KafkaAccess, KafkaSink, record_of
 from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses
 from tests.brokers import event
 
+pytestmark = pytest.mark.slow
+
 TOPIC = "couponsvc.events"
 BROKERS = """
 import sys

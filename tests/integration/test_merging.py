@@ -26,6 +26,8 @@ from tests.integration.outbox_scene import (
 )
 from tests.integration.scene import make_drop
 
+pytestmark = pytest.mark.slow
+
 Pool = asyncpg.Pool
 ISSUED = "couponsvc.voucher.issued.v1"
 FULL = limits.EVENT_VOUCHERS_MAX_COUNT

@@ -13,6 +13,8 @@ from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses
 from tests.brokers import NatsServer, event
 from tests.servers import short_directory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server() -> Iterator[NatsServer]:
@@ -152,7 +154,6 @@ async def test_where_nobody_listens_opening_fails_soon_and_says_so() -> None:
         await sink.close()
 
 
-@pytest.mark.faults
 async def test_a_listener_that_keeps_silent_is_given_up() -> None:
     async def keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -18,6 +18,8 @@ from couponsvc.outbox.reading import EventReader
 from tests.integration.outbox_scene import NOW, commit_apart, feed, prepare, subscribe, told
 from tests.integration.scene import make_drop
 
+pytestmark = pytest.mark.slow
+
 Pool = asyncpg.Pool
 DAY = timedelta(days=1)
 SIZE = EVENTS_PER_PARTITION_COUNT

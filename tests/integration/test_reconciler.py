@@ -486,7 +486,7 @@ async def test_it_watches_until_it_is_stopped_and_rides_out_a_restart(
         await running
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_it_leads_again_after_postgres_was_restarted(
     pool: "Pool[asyncpg.Record]", redis: Redis, reconciler: Reconciler, postgres_server: PostgresServer
 ) -> None:

@@ -20,6 +20,8 @@ from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe
 from tests.relays import Clock, opened, tell
 
+pytestmark = pytest.mark.slow
+
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 EVENTS_COUNT = 500
 

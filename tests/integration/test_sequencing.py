@@ -30,6 +30,8 @@ from tests.integration.outbox_scene import (
 )
 from tests.integration.scene import make_drop
 
+pytestmark = pytest.mark.slow
+
 Pool = asyncpg.Pool
 ISSUED, PAUSED = EventType.VOUCHER_ISSUED.public, EventType.DROP_PAUSED.public
 

@@ -59,7 +59,7 @@ async def test_commits_that_do_not_wait_for_the_disk_are_refused(
             await refuse_unsafe(redis, connection)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 async def test_a_postgres_that_a_power_cut_damages_is_refused(redis: Redis) -> None:
     unsafe = {"fsync": "off", "full_page_writes": "off"}
     with short_directory() as data_dir:

@@ -23,6 +23,8 @@ from couponsvc.support import metrics
 from tests.brokers import FailingBroker, NatsServer, add_events
 from tests.servers import short_directory
 
+pytestmark = pytest.mark.slow
+
 Pool = asyncpg.Pool
 
 
@@ -281,7 +283,6 @@ async def test_feeding_goes_on_when_postgres_ended_every_connection(
     assert stored(broker) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.faults
 async def test_feeding_stops_within_its_bound_though_the_broker_hangs_and_frees_its_lease(
     pool: "Pool[asyncpg.Record]", number: RelayNumber
 ) -> None:

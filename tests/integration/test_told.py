@@ -15,6 +15,8 @@ from couponsvc.values.drop import Drop
 from tests.integration.outbox_scene import NOW, admit, commit, commit_apart, number_all, prepare, tell
 from tests.integration.scene import make_drop
 
+pytestmark = pytest.mark.slow
+
 Pool = asyncpg.Pool
 
 
