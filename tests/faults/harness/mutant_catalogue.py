@@ -358,7 +358,7 @@ RECONCILE_MUTANTS: Final = (
     ),
     Mutant(
         "published_without_comparing",
-        "an older epoch never replaces a newer one",
+        "an older epoch never replaces a newer one, and none is opened without its holders",
         _RECONCILE,
         "two_rebuild",
         "nothing_pending",
@@ -368,6 +368,7 @@ RECONCILE_MUTANTS: Final = (
                 "if published and math.abs(tonumber(published)) >= epoch then return 'R' end\n",
                 "",
             ),
+            Edit("gate/lua/publish_epoch.lua", "redis.call('HLEN', holders_key) ~= issued or ", ""),
         ),
     ),
 )

@@ -104,6 +104,24 @@ COVERED: Final = (
     ),
     Covered(
         Mutant(
+            "published_without_comparing_alone",
+            "an older epoch never replaces a newer one",
+            ("reconcile",),
+            "two_rebuild",
+            _NOTHING,
+            (
+                Edit(
+                    "gate/lua/publish_epoch.lua",
+                    "if published and math.abs(tonumber(published)) >= epoch then return 'R' end\n",
+                    "",
+                ),
+            ),
+        ),
+        "whoever publishes unloads older epochs, so the older one's holders are too few"
+        " (published_without_comparing is caught); of a drop without vouchers it is not hidden",
+    ),
+    Covered(
+        Mutant(
             "exceeded_not_foreseen",
             "the ledger's statements keep within the quantity",
             ("drain",),
