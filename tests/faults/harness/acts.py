@@ -110,7 +110,6 @@ async def drainer_dies_after_reading(stage: Stage) -> None:
             await stage.ask_all(stage.fresh(drop_id, 3), wait=False)
             await hit()
         await stage.until_drained()
-        await stage.ask_everything_again()
         await stage.sell_out(drop_id)
         await stage.ask_everything_again()
 
@@ -124,7 +123,6 @@ async def drainer_dies_after_its_report(stage: Stage) -> None:
         async with stage.order("drain.after_report", KILL) as hit:
             await stage.ask_all(stage.fresh(drop_id, 3))
             await hit()
-        await stage.ask_everything_again()
         await stage.sell_out(drop_id)
         await stage.ask_everything_again()
 

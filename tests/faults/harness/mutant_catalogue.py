@@ -361,7 +361,7 @@ RECONCILE_MUTANTS: Final = (
         "an older epoch never replaces a newer one, and none is opened without its holders",
         _RECONCILE,
         "two_rebuild",
-        "nothing_pending",
+        "zero_drift",
         (
             Edit(
                 "gate/lua/publish_epoch.lua",

@@ -22,9 +22,9 @@ from tests.faults.harness.mutants import Mutant, plant
 from tests.faults.harness.stage import Stage
 
 READY_S: Final = 60.0
-CHECK_PATIENCE_S: Final = 2.0
+CHECK_PATIENCE_S: Final = 1.0
 """How long the drift of a broken service may take to go away: shorter than `couponsvc check` would wait."""
-REST_S: Final = 5.0
+REST_S: Final = 3.0
 """The same for what the relay has not numbered."""
 _EMPTY: Final = """
 TRUNCATE vouchers, outbox, events, deliveries, delivery_attempts, dead_letters, operations, drops CASCADE

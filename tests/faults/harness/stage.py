@@ -27,13 +27,13 @@ from tests.faults.harness.numbers import Number
 
 PATIENCE_S: Final = 15.0
 """For whatever a play waits for; what a planted bug keeps from happening is not waited for longer."""
-AGAIN_PATIENCE_S: Final = 2.0
+AGAIN_PATIENCE_S: Final = 1.0
 """By then everything is committed; what waits for longer waits for ever."""
 POLL_S: Final = 0.05
 UNAVAILABLE: Final = 503
 CROWD_COUNT: Final = 4
 """Who asks at the same time in a closing demand."""
-ROUNDS_MAX_COUNT: Final = 12
+ROUNDS_MAX_COUNT: Final = 8
 """Of a closing demand: several times what an act has units for."""
 PROGRAM: Final = "planted"
 PARTNER: Final = "bank-a"
@@ -236,7 +236,7 @@ class Stage:
             await asyncio.sleep(POLL_S)
         return True
 
-    async def until_drained(self, patience_s: float = 4.0) -> None:
+    async def until_drained(self, patience_s: float = 3.0) -> None:
         """Wait until the stream is empty, for a while."""
         redis = open_redis(self.deployment.redis_url, max_connections=1)
 
