@@ -30,17 +30,21 @@ from couponsvc.support.redis_client import open_redis
 from couponsvc.values.drop import DropStatus
 from tests.property.issuing_world import World
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(0)]  # to shrink a failure may take minutes
 
-EXAMPLES_COUNT: Final = 60
+EXAMPLES_COUNT: Final = 80
 STEPS_COUNT: Final = 40
-PERSONS: Final = st.sampled_from("abcd")
-NUMBERS: Final = st.sampled_from(["n1", "n2", "n3", "n4", "n5"])
+PERSONS: Final = st.sampled_from("abcdef")
+NUMBERS: Final = st.integers(0, 19).map("n{}".format)
+GRABS: Final = st.lists(st.tuples(PERSONS, NUMBERS), min_size=1, max_size=6)
 DRAINERS: Final = st.integers(0, 1)
 DRAINER_STEPS: Final = st.sampled_from(
     ["read", "commit", "acknowledge", "read", "commit", "acknowledge", "crash"]
 )
 BOOLEANS: Final = st.booleans()
+
+STATUSES: Final = st.sampled_from([DropStatus.ACTIVE] * 4 + [DropStatus.PAUSED])
+SURE: Final = 13
 
 _T = TypeVar("_T")
 Engines = tuple["asyncpg.Pool[asyncpg.Record]", Redis, str]
@@ -70,10 +74,35 @@ class Machine(RuleBasedStateMachine):
     def grab(self, person: str, number: str, stale: bool) -> None:  # noqa: FBT001 - drawn
         self.run(self.world.grab(person, number, stale=stale))
 
-    @rule(count=st.integers(2, 4))
-    def rush(self, count: int) -> None:
-        for place in range(count):
-            self.run(self.world.grab("abcd"[place], f"n{place + 1}", stale=False))
+    @rule(grabs=GRABS)
+    def rush(self, grabs: list[tuple[str, str]]) -> None:
+        for person, number in grabs:
+            self.run(self.world.grab(person, number, stale=False))
+
+    @precondition(lambda self: self.world.told)
+    @rule(person=PERSONS, which=st.integers(0, 9), drainer=DRAINERS)
+    def grab_with_the_number_of_another(self, person: str, which: int, drainer: int) -> None:
+        numbers = sorted(self.world.told)
+        self.run(self.world.reconcile())
+        self.run(self.world.grab(person, numbers[which % len(numbers)], stale=False))
+        self.run(self.world.read(drainer))
+        self.run(self.world.commit(drainer))
+
+    @rule(grabs=GRABS, after=GRABS, drainer=DRAINERS)
+    def fail_over_to_a_stale_replica(
+        self, grabs: list[tuple[str, str]], after: list[tuple[str, str]], drainer: int
+    ) -> None:
+        """What is granted meanwhile is lost, but for what a drainer has in its hands."""
+        self.run(self.world.reconcile())
+        self.run(self.world.drain())
+        self.run(self.world.keep_copy())
+        self.rush(grabs)
+        self.run(self.world.read(drainer))
+        self.run(self.world.lose(copied=True, noticed=True))
+        self.run(self.world.reconcile())
+        self.rush(after)
+        self.run(self.world.commit(drainer))
+        self.run(self.world.drain())
 
     @rule(steps=st.lists(st.tuples(DRAINER_STEPS, DRAINERS), min_size=1, max_size=8))
     def drainers_race(self, steps: list[tuple[str, int]]) -> None:
@@ -93,22 +122,27 @@ class Machine(RuleBasedStateMachine):
     def drain(self) -> None:
         self.run(self.world.drain())
 
-    @rule(noticed=BOOLEANS)
-    def wipe(self, noticed: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(noticed=BOOLEANS, left=BOOLEANS)
+    def wipe(self, noticed: bool, left: bool) -> None:  # noqa: FBT001 - drawn
         self.run(self.world.lose(copied=False, noticed=noticed))
+        if not left:
+            self.run(self.world.reconcile())
 
     @rule()
     def keep_copy(self) -> None:
         self.run(self.world.keep_copy())
 
     @precondition(lambda self: self.world.copy is not None)
-    @rule()
-    def restore_copy(self) -> None:
+    @rule(left=BOOLEANS)
+    def restore_copy(self, left: bool) -> None:  # noqa: FBT001 - drawn
         self.run(self.world.lose(copied=True, noticed=True))
+        if not left:
+            self.run(self.world.reconcile())
 
-    @rule()
-    def reconcile(self) -> None:
-        self.run(self.world.reconcile())
+    @rule(rounds=st.integers(1, 3))
+    def reconcile(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self.run(self.world.reconcile())
 
     @rule()
     def rebuild(self) -> None:
@@ -147,13 +181,13 @@ class Machine(RuleBasedStateMachine):
     def tell_again(self) -> None:
         self.run(self.world.tell_again())
 
-    @rule(status=st.sampled_from([DropStatus.PAUSED, DropStatus.ACTIVE, DropStatus.ACTIVE]))
+    @rule(status=STATUSES)
     def pause_or_resume(self, status: DropStatus) -> None:
         self.run(self.world.set_status(status))
 
-    @rule(sure=st.integers(0, 5))
+    @rule(sure=st.integers(0, 19))
     def close(self, sure: int) -> None:
-        if sure == 0:
+        if sure == SURE:  # it ends all grabs, so not often
             self.run(self.world.set_status(DropStatus.CLOSED))
 
     @invariant()
