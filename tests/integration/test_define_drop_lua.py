@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from couponsvc.gate.definition import DefinitionResult, apply_definition
-from couponsvc.gate.loading import publish_new_drop
+from couponsvc.gate.loading import LoadRefused, load_epoch, publish_new_drop
 from couponsvc.support.redis_client import open_redis
 from couponsvc.values import keys
 from couponsvc.values.drop import DropStatus
-from tests.integration.scene import any_drop, counters, grab
+from tests.integration.scene import any_drop, counters, grab, rows_of
 
 A, Y, F, C = (
     DefinitionResult.APPLIED,
@@ -50,8 +50,24 @@ async def test_each_answer_and_nothing_changes_unless_applied(
     await publish_new_drop(redis, drop)
     assert await grab(redis, drop, "a", "b", "c") == "GGG"
     before = await dump(redis)
-    assert await apply_definition(redis, any_drop(**changes)) is expected
+    assert await apply_definition(redis, any_drop(**changes), committed=False) is expected
     assert (await dump(redis) != before) is (expected is A)
+
+
+async def test_what_is_told_while_a_drop_is_closed_is_noted_by_its_newest_version(redis: Redis) -> None:
+    for version, noted in ((3, b"3"), (2, b"3"), (5, b"5")):
+        assert await apply_definition(redis, any_drop(version=version)) is F
+        assert await redis.hgetall(keys.shard_key(0)) == {b"v7": noted}
+    with pytest.raises(LoadRefused):
+        await load_epoch(redis, any_drop(epoch=1, version=4), 0, rows_of())
+    assert await redis.hgetall(keys.shard_key(0)) == {b"v7": b"5"}
+    await load_epoch(redis, any_drop(epoch=1, version=5), 0, rows_of())
+    assert await redis.hgetall(keys.shard_key(0)) == {b"e7": b"1"}
+
+
+async def test_a_lower_quantity_that_may_be_rolled_back_keeps_no_drop_closed(redis: Redis) -> None:
+    assert await apply_definition(redis, any_drop(version=9), committed=False) is F
+    assert await publish_new_drop(redis, any_drop(version=8))
 
 
 async def test_an_applied_definition_is_the_whole_definition(redis: Redis) -> None:
@@ -98,7 +114,7 @@ async def test_a_missing_field_is_not_loaded_rather_than_zero(redis: Redis, miss
 
 
 async def test_no_key_is_made_where_nothing_is_loaded(redis: Redis) -> None:
-    assert await apply_definition(redis, any_drop(version=9)) is F
+    assert await apply_definition(redis, any_drop(version=9), committed=False) is F
     assert await redis.dbsize() == 0
 
 

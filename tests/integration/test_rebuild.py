@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from couponsvc.gate.loading import LoadIncomplete, publish_new_drop
+from couponsvc.programs.operations import Operator, restock
 from couponsvc.reconcile.rebuild import Overtaken, load_raised, raise_epoch, rebuild
 from couponsvc.reconcile.snapshot import Pool
 from couponsvc.values import keys
@@ -112,6 +113,23 @@ async def test_a_definition_that_changed_during_the_load_is_applied_after_it(
     await pool.execute("UPDATE drops SET quantity = 30, version = version + 1")
     await load_raised(pool, redis, raised)
     assert await counters(redis, raised.drop) == (30, 0, 0, 30)
+
+
+async def test_a_restock_that_was_told_during_the_load_is_in_force_from_the_first_grab(
+    pool: "Pool[asyncpg.Record]", redis: Redis
+) -> None:
+    """Else "sold out" could be told for good between the publication and the newer definition."""
+    drop = await make_drop(pool, quantity=1)
+    await issue(pool, drop, 1)
+    raised = await raise_epoch(pool, redis, drop, 0)
+    operator = Operator(pool, redis, drop.shard, "tests")
+    await restock(operator, drop.drop_id, current_quantity=1, add=5)
+    with pytest.raises(Overtaken):
+        await load_raised(pool, redis, raised)
+    again = await drop_now(pool, drop.drop_no)
+    assert await grab(redis, again, "a") == "F"
+    await rebuild(pool, redis, again, 0)
+    assert await grab(redis, await drop_now(pool, drop.drop_no), "a") == "G"
 
 
 async def test_a_postgres_that_contradicts_itself_leaves_the_drop_closed(

@@ -37,6 +37,7 @@ _DEFINE: Final = LuaScript(
         "closes_ms",
         "status",
         "control",
+        "committed",
     ],
 )
 if _DEFINE.header.returns != tuple((result.value, result.name) for result in DefinitionResult):
@@ -44,7 +45,7 @@ if _DEFINE.header.returns != tuple((result.value, result.name) for result in Def
     raise ScriptMismatch(message)
 
 
-async def apply_definition(redis: Redis, drop: Drop) -> DefinitionResult:
+async def apply_definition(redis: Redis, drop: Drop, *, committed: bool = True) -> DefinitionResult:
     """Set a drop's rules and quantity in Redis in one atomic step; harmless to repeat.
 
     `available` moves by the difference between the new quantity and the one Redis held, so
@@ -54,6 +55,8 @@ async def apply_definition(redis: Redis, drop: Drop) -> DefinitionResult:
     Args:
         redis: The shard's server.
         drop: The definition as read from Postgres; its `epoch` and `version` are compared.
+        committed: Postgres has it for certain. Where the drop is closed, the gate then notes its
+            version, and no older definition can open it.
 
     Raises:
         redis.exceptions.RedisError: the server cannot be reached; the definition may have
@@ -72,6 +75,7 @@ async def apply_definition(redis: Redis, drop: Drop) -> DefinitionResult:
             drop.closes_ms,
             int(drop.status),
             keys.control_channel(drop.shard),
+            int(committed),
         ],
     )
     return DefinitionResult(reply.decode())

@@ -43,6 +43,8 @@ class PublishResult(enum.Enum):
     """The same or a newer epoch of the drop is published: somebody else has loaded it."""
     INCOMPLETE = "I"
     """The holders in Redis are not as many as Postgres has issued; nothing was published."""
+    OUTDATED = "O"
+    """A newer definition was told while the drop was closed; read it and load again."""
     PUBLISHED = "P"
     """The drop is open."""
 
@@ -149,6 +151,8 @@ async def load_epoch(
     (result,) = await load_epochs(redis, [(drop, issued)], _portions_of(drop, rows))
     if result is PublishResult.REFUSED:
         raise LoadRefused(f"drop {drop.drop_no}: epoch {drop.epoch} or a newer one is published already")
+    if result is PublishResult.OUTDATED:
+        raise LoadRefused(f"drop {drop.drop_no}: a newer definition than version {drop.version} is known")
     if result is PublishResult.INCOMPLETE:
         raise LoadIncomplete(
             f"drop {drop.drop_no}: epoch {drop.epoch} does not have {issued} holders in Redis"

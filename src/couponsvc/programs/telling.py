@@ -49,7 +49,7 @@ async def take_from_gate(redis: Redis, drop: Drop, count: int) -> None:
     and the reconciler sees the drift and rebuilds.
     """
     try:
-        result = await apply_definition(redis, drop)
+        result = await apply_definition(redis, drop, committed=False)
     except (RedisError, OSError) as error:
         raise GateAway("Redis cannot be reached; the quantity stands as it was. Ask again.") from error
     match result:
@@ -66,7 +66,8 @@ async def take_from_gate(redis: Redis, drop: Drop, count: int) -> None:
 async def tell_gate(redis: Redis, drop: Drop, *, fresh: bool = False) -> None:
     """Hand a committed definition to the gate; `fresh`: under an epoch that was never loaded.
 
-    A drop that is not loaded stays so: whoever loads it reads the same committed definition.
+    A drop that is not loaded stays so: whoever loads it reads the same committed definition, or
+    has read an older one and cannot open the drop with it (`publish_epoch.lua`).
     """
     try:
         if fresh:

@@ -151,6 +151,8 @@ async def load_raised(pool: "Pool[asyncpg.Record]", redis: Redis, raised: Ledger
     (result,) = await load_all_raised(pool, redis, [raised], monotonic())
     if result is PublishResult.REFUSED:
         raise Overtaken(f"drop {drop.drop_id}: epoch {drop.epoch} or a newer one is open already")
+    if result is PublishResult.OUTDATED:
+        raise Overtaken(f"drop {drop.drop_id}: an operator has changed it meanwhile")
     if result is PublishResult.INCOMPLETE:
         raise LoadIncomplete(f"drop {drop.drop_id}: Postgres does not have the {raised.issued} it has issued")
 
@@ -238,5 +240,7 @@ def _tell(side: LedgerSide, result: PublishResult, closed_s: float) -> None:
             )  # fmt: skip
         case PublishResult.REFUSED:
             log.info("rebuild given up", drop_id=drop.drop_id, reason="overtaken by a newer epoch")
+        case PublishResult.OUTDATED:
+            log.info("rebuild given up", drop_id=drop.drop_id, reason="an operator has changed the drop")
         case PublishResult.INCOMPLETE:
             log.error("drop stays closed", drop_id=drop.drop_id, reason="vouchers are not as many as issued")

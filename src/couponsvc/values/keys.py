@@ -15,7 +15,7 @@ BACKLOG_FIELD: Final = "backlog"
 
 
 def shard_key(shard: int) -> str:
-    """Hash: `e<drop_no>` → published epoch, and `backlog`. No TTL."""
+    """Hash: `e<drop_no>` → published epoch, `v<drop_no>` (see `define_drop.lua`), `backlog`. No TTL."""
     return f"cs:{{s{shard}}}:shard"
 
 

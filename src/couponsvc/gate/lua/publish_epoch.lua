@@ -7,6 +7,7 @@ see the epoch before its state.
 
 KEYS (all share the shard's hash tag)
   1 hash   shard      e<drop_no> -> published epoch; negative: fenced, and which it was
+                      v<drop_no> -> version of a definition that was told while the drop was closed
   2 hash   state      of the drop under the epoch of ARGV 2; written here, whole
   3 hash   holders    of the drop under the epoch of ARGV 2; loaded before
 ARGV
@@ -23,6 +24,7 @@ ARGV
 RETURNS one letter; nothing is changed unless it is P
   R REFUSED
   I INCOMPLETE
+  O OUTDATED
   P PUBLISHED
 ]]
 local shard_key, state_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
@@ -33,10 +35,14 @@ local control = ARGV[10]
 local published = redis.call('HGET', shard_key, 'e' .. drop_no)
 if published and math.abs(tonumber(published)) >= epoch then return 'R' end
 if redis.call('HLEN', holders_key) ~= issued or issued > quantity then return 'I' end
+-- An operator was told that a newer definition stands: with an older quantity "sold out" could be wrong.
+local told = redis.call('HGET', shard_key, 'v' .. drop_no)
+if told and tonumber(told) > tonumber(version) then return 'O' end
 
 redis.call('HSET', state_key, 'available', string.format('%.0f', quantity - issued), 'pending', '0',
   'issued', ARGV[3], 'quantity', ARGV[4], 'limit', limit, 'opens_ms', opens_ms,
   'closes_ms', closes_ms, 'status', status, 'version', version)
 redis.call('HSET', shard_key, 'e' .. drop_no, ARGV[2])
+redis.call('HDEL', shard_key, 'v' .. drop_no)
 redis.call('PUBLISH', control, drop_no)
 return 'P'
