@@ -187,17 +187,21 @@ async def test_a_reset_line_ends_with_rst_on_both_sides_and_takes_new_connection
     await close(writer)
 
 
+async def ask_anew(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await arrives(reader, 1)
+    finally:
+        await close(writer)
+
+
 async def test_a_refusing_line_resets_new_connections_and_keeps_the_others(
     proxies: Proxies, line: tuple[str, Connection]
 ) -> None:
     name, (reader, writer) = line
     proxies.toxic(name, Toxic(refuse=True))
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):  # some see it while connecting
-        refused, refused_writer = await asyncio.open_connection("127.0.0.1", proxies.port(name))
-        try:
-            await arrives(refused, 1)
-        finally:
-            await close(refused_writer)
+        await ask_anew(proxies.port(name))
     writer.write(b" again")
     assert await arrives(reader, 6) == b" again"
 
