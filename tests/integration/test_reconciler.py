@@ -477,7 +477,7 @@ async def test_it_watches_until_it_is_stopped_and_rides_out_a_restart(
         await asyncio.sleep(0.3)
         await restart(redis_server, redis, keep_data=False)
         await until(lambda: is_blessed(pool, redis))
-        assert await agrees(pool, redis, drop)
+        await until(lambda: agrees(pool, redis, drop))
         made = await make_drop(pool, "made-later")
         await redis.publish(keys.control_channel(0), str(made.drop_no))
         await until(lambda: agrees_when_loaded(pool, redis, made))
