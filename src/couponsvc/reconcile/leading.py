@@ -58,6 +58,7 @@ class Lead:
         """
         if self.held:
             return True
+        await self._end_beat()  # of a connection that is lost
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
                 self._dsn,
@@ -80,14 +81,17 @@ class Lead:
 
     async def close(self) -> None:
         """Give up the lock; returns when Postgres has let go of it."""
-        beating, self._beating = self._beating, None
-        if beating is not None:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        await self._end_beat()
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+    async def _end_beat(self) -> None:
+        beating, self._beating = self._beating, None
+        if beating is not None:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
 
     async def _beat(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Be heard until the connection is lost, and the lock with it."""
