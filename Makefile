@@ -21,7 +21,7 @@ WORKERS ?= 2
 # Tests start some hundred processes and each pytest worker reads every test: compiled once, not every time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
-.PHONY: help demo demo-partner up load test test-fast test-slow test-faults faults sweep soak lint types check-imports check-lua check-deploy bench bench-guard all lock clean
+.PHONY: help demo demo-partner up load test test-fast test-slow test-faults faults sweep soak lint types check-imports check-lua check-deploy bench bench-guard model all lock clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,10 @@ bench: $(DEV_READY) ## compare with nine other ways to do the job, in one run (O
 
 bench-guard: $(DEV_READY) ## compare CPU per request with bench/baseline.json (OPTIONS=--accept writes it anew)
 	@$(BIN)/python -m bench.guard $(OPTIONS)
+
+model: ## explore the protocol's models with spin: every promise holds, every removed rule is missed
+	@echo "== models"
+	@$(PYTHON) docs/model/explore.py
 
 all: lint types check-imports check-lua check-deploy test ## check everything
 

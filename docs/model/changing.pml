@@ -28,10 +28,10 @@ proctype person(byte p) {
 }
 
 #ifdef WITHOUT_ROW_LOCK
-#define LOCK atomic { sharing == 0; skip }
+#define LOCK skip
 #define UNLOCK skip
 #else
-#define LOCK atomic { row_lock == 0 && sharing == 0 -> row_lock = 1 }
+#define LOCK atomic { row_lock == 0 -> row_lock = 1 }
 #define UNLOCK row_lock = 0
 #endif
 
@@ -41,7 +41,7 @@ proctype restocker() {
   LOCK;
   d_step { epoch = ledger_epoch; version = ledger_version + 1; quantity = ledger_quantity + 1 }
 #ifdef WITHOUT_RESTOCK_COMMITTED_FIRST
-  define(0, epoch, version, quantity);
+  define(0, epoch, version, quantity, false);
 #endif
   atomic {
     if
@@ -54,7 +54,7 @@ proctype restocker() {
   :: atomic { crashes_left > 0 -> crashes_left--; goto gone }    /* the gate is never told */
   :: skip
   fi;
-  define(0, epoch, version, quantity);
+  define(0, epoch, version, quantity, true);
   gone: atomic { epoch = 0; version = 0; quantity = 0 }
 }
 
@@ -71,7 +71,7 @@ proctype lowerer() {
   }
 #ifndef WITHOUT_TAKING_FIRST
   atomic {
-    define(0, epoch, version, quantity);
+    define(0, epoch, version, quantity, false);
     if
     :: CURRENT(0) && redis[0].version == version && redis[0].quantity == quantity -> taken = 1
     :: else -> UNLOCK; goto gone                                  /* Conflict, or the gate is rebuilding */
@@ -85,14 +85,14 @@ proctype lowerer() {
     fi;
     ledger_version = version; ledger_quantity = quantity; restocked--; UNLOCK
   }
-  define(0, epoch, version, quantity);
+  define(0, epoch, version, quantity, true);
   gone: atomic { epoch = 0; version = 0; quantity = 0; taken = 0 }
 }
 
 proctype reconciler() {
   REBUILDER;
   end: do
-  :: atomic { BEHIND(0) && row_lock == 0 -> define(0, ledger_epoch, ledger_version, ledger_quantity) };
+  :: atomic { BEHIND(0) && row_lock == 0 -> define(0, ledger_epoch, ledger_version, ledger_quantity, true) };
     if
     :: atomic { BEHIND(0) && redis[0].pending == 0 && MAY_BEGIN -> begin_rebuild(0) }; rebuild(0) /* CONFLICT */
     :: else

@@ -10,6 +10,23 @@ what does not agree. Meanwhile an operator adds a unit, and is told so.
 #define SOLD_OUT_AT(s) quantity_told
 byte quantity_told;
 #include "protocol.pml"
+#ifdef WITHOUT_EXAMINATION
+#define EXAMINED true
+#else
+#define EXAMINED (!BEHIND(0))
+#endif
+
+#define AFTER_FENCE bless()
+/* Once every drop agrees or is closed; a drop that is closed is loaded afterwards. */
+inline bless() {
+  atomic {
+    if
+    :: server > 0 && redis[0].identity == server && blessed == previous && EXAMINED -> blessed = server
+    :: else
+    fi;
+    server = 0; previous = 0
+  }
+}
 #include "rebuilding.inc.pml"
 #ifndef TRIES
 #define TRIES 2
@@ -21,12 +38,6 @@ byte quantity_told;
 #define RESTOCKS 0
 #endif
 
-#ifdef WITHOUT_EXAMINATION
-#define EXAMINED true
-#else
-#define EXAMINED (!BEHIND(0))
-#endif
-
 Server replica;
 bit failed;                  /* the one fault has happened */
 
@@ -35,6 +46,7 @@ inline copy(from, to) {
     to.published = from.published; to.loaded = from.loaded;
     to.available = from.available; to.pending = from.pending; to.issued = from.issued;
     to.quantity = from.quantity; to.version = from.version; to.stream = from.stream;
+    to.version_told = from.version_told;
     to.holders[1] = from.holders[1]; to.holders[2] = from.holders[2]; to.holders[3] = from.holders[3];
     to.holders[4] = from.holders[4]; to.holders[5] = from.holders[5]; to.holders[6] = from.holders[6]
   }
@@ -61,8 +73,8 @@ proctype operator() {
   byte restocks, epoch, version;
   do
   :: restocks < RESTOCKS ->
-    d_step { sharing == 0; ledger_quantity++; ledger_version++; epoch = ledger_epoch; version = ledger_version; restocks++ }
-    define(0, epoch, version, ledger_quantity);
+    d_step { ledger_quantity++; ledger_version++; epoch = ledger_epoch; version = ledger_version; restocks++ }
+    define(0, epoch, version, ledger_quantity, true);
     atomic { quantity_told = QUANTITY + restocks; epoch = 0; version = 0 }
   :: restocks == RESTOCKS -> break
   od
@@ -77,7 +89,7 @@ proctype nemesis() {
   fi;
   d_step {
     replica.published = 0; replica.loaded = 0; replica.available = 0; replica.pending = 0; replica.issued = 0;
-    replica.quantity = 0; replica.version = 0; replica.stream = 0; replica.holders[1] = 0
+    replica.quantity = 0; replica.version = 0; replica.version_told = 0; replica.stream = 0; replica.holders[1] = 0
   }
 }
 
@@ -88,22 +100,16 @@ proctype reconciler() {
       blessed != redis[0].identity && MAY_BEGIN -> server = redis[0].identity; previous = blessed
     };
     if
-    :: atomic { BEHIND(0) -> skip }; define(0, ledger_epoch, ledger_version, ledger_quantity)
+    :: atomic { BEHIND(0) -> skip }; define(0, ledger_epoch, ledger_version, ledger_quantity, true)
     :: atomic { AGREES(0) || BEHIND(0) -> skip }
 #ifdef WITHOUT_EXAMINATION
     :: skip
 #endif
     :: atomic { !AGREES(0) && !BEHIND(0) && MAY_BEGIN -> begin_rebuild(0) }; rebuild(0)
     fi;
-    atomic {
-      if
-      :: redis[0].identity == server && blessed == previous && EXAMINED -> blessed = server
-      :: else
-      fi;
-      server = 0; previous = 0
-    }
+    bless()
 #ifndef WITHOUT_LOOKS
-  :: atomic { blessed == redis[0].identity && BEHIND(0) -> define(0, ledger_epoch, ledger_version, ledger_quantity) }
+  :: atomic { blessed == redis[0].identity && BEHIND(0) -> define(0, ledger_epoch, ledger_version, ledger_quantity, true) }
   :: atomic {
       blessed == redis[0].identity && !AGREES(0) && !BEHIND(0) && RESTS(0) && MAY_BEGIN -> begin_rebuild(0)
     };

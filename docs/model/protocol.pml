@@ -33,6 +33,7 @@ typedef Server { /* what one Redis holds of the drop; keys of its published epoc
   short published;           /* 0: none; negative: fenced, and which it was */
   bit loaded;                /* the state hash of the published epoch is there */
   byte available, pending, issued, quantity, version;
+  byte version_told;         /* of a definition that was told while the drop was closed */
   byte holders[EPOCHS];      /* per epoch the set of persons */
   byte stream                /* the set of grants that are not acknowledged */
 };
@@ -199,11 +200,15 @@ inline acknowledge(s, g, verdict) {
   }
 }
 
-/* define_drop.lua */
-inline define(s, epoch, version_asked, quantity_asked) {
+/* define_drop.lua; committed: Postgres has it for certain. */
+inline define(s, epoch, version_asked, quantity_asked, committed) {
   d_step {
     if
-    :: !OPEN(s) || redis[s].published != epoch -> skip                                  /* FENCED */
+    :: !OPEN(s) || redis[s].published != epoch ->                                       /* FENCED */
+      if
+      :: committed && redis[s].version_told < version_asked -> redis[s].version_told = version_asked
+      :: else
+      fi
 #ifndef WITHOUT_VERSIONS
     :: OPEN(s) && redis[s].published == epoch && redis[s].version >= version_asked -> skip /* ALREADY */
 #endif

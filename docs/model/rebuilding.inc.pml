@@ -1,13 +1,15 @@
 /* rebuilding.inc: what a reconciler does, step by step (reconcile/rebuild.py, gate/loading.py). */
 
 byte rebuilders;             /* how many are in the middle of a rebuild */
-byte sharing;                /* how many hold the drop's definition as it is while they publish */
 byte overlaps_left;          /* how often another one may begin meanwhile; in the service a lock keeps them apart */
+#ifndef AFTER_FENCE
+#define AFTER_FENCE skip
+#endif
 #define MAY_BEGIN (rebuilders == 0 || overlaps_left > 0)
 
 #define ABS(x) ((x) < 0 -> -(x) : (x))
 #define REBUILDER \
-  byte seen, mine, issued_read, quantity_read, version_read, rows_read, server, previous; short seen_published; bit holding
+  byte seen, mine, issued_read, quantity_read, version_read, rows_read, server, previous; short seen_published
 #define FORGET \
   seen = 0; mine = 0; issued_read = 0; quantity_read = 0; version_read = 0; rows_read = 0; seen_published = 0
 #define ABANDON :: atomic { crashes_left > 0 -> crashes_left--; mine = 0 } /* it dies here; another one begins anew */
@@ -60,6 +62,7 @@ inline rebuild(s) {
     fi
   }
 #endif
+  AFTER_FENCE;
   if ABANDON :: skip fi;
   d_step {                                             /* unload_epoch.lua: what an earlier try left */
     if
@@ -78,20 +81,11 @@ inline rebuild(s) {
     fi
   }
   if ABANDON :: skip fi;
-#ifndef WITHOUT_DEFINITION_HELD
-  d_step {                                             /* FOR KEY SHARE: no operator changes it until it is open */
-    row_lock == 0;
-    if
-    :: mine > 0 -> sharing++; holding = 1; quantity_read = ledger_quantity; version_read = ledger_version
-    :: else
-    fi
-  }
-#endif
   publish(s);
   if
   :: mine > 0 ->
     d_step { quantity_read = ledger_quantity; version_read = ledger_version }
-    define(s, mine, version_read, quantity_read);
+    define(s, mine, version_read, quantity_read, true);
     if ABANDON :: skip fi;
     unload_older(s)
   :: else
@@ -107,10 +101,6 @@ inline rebuild(s) {
 inline publish(s) {
   d_step {
     if
-    :: holding -> sharing--; holding = 0
-    :: else
-    fi;
-    if
     :: mine == 0 -> skip
 #ifndef WITHOUT_PUBLISH_COMPARE_AND_SET
     :: mine > 0 && redis[s].published >= mine -> mine = 0                         /* REFUSED */
@@ -119,8 +109,11 @@ inline publish(s) {
 #ifndef WITHOUT_HOLDERS_COUNTED
     :: mine > 0 && ABS(redis[s].published) < mine && COUNT(redis[s].holders[mine]) != issued_read -> mine = 0
 #endif
+#ifndef WITHOUT_VERSION_TOLD
+    :: mine > 0 && ABS(redis[s].published) < mine && redis[s].version_told > version_read -> mine = 0 /* OUTDATED */
+#endif
     :: else ->
-      redis[s].published = mine; redis[s].loaded = 1;
+      redis[s].published = mine; redis[s].loaded = 1; redis[s].version_told = 0;
       redis[s].available = quantity_read - issued_read; redis[s].pending = 0;
       redis[s].issued = issued_read; redis[s].quantity = quantity_read; redis[s].version = version_read;
       assert(EXACT(s));                                                           /* whoever was slow */
