@@ -174,11 +174,9 @@ def main() -> int:
             surprise = found.verdict != variant.expected
             surprises += surprise
             note = f"<- {found.detail or 'a surprise'}"[:300] if surprise else variant.why
-            print(
-                f"{variant.model:<11} {variant.without.lower() or '-':<34} {variant.expected:<8} {found.verdict:<8}"
-                f" {found.states:>9,} {found.depth:>5} {found.seconds:>5.1f}  {note}".rstrip(),
-                flush=True,
-            )
+            tried = f"{variant.model:<11} {variant.without.lower() or '-':<34} {variant.expected:<8}"
+            got = f"{found.verdict:<8} {found.states:>9,} {found.depth:>5} {found.seconds:>5.1f}"
+            print(f"{tried} {got}  {note}".rstrip(), flush=True)
     seconds = time.monotonic() - began
     print(f"{len(chosen)} explorations in {seconds:.0f} s, {surprises} other than expected")
     return 1 if surprises else 0

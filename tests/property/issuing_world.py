@@ -85,6 +85,8 @@ class World:
     """The epoch of Postgres when Redis was lost last: until it is raised, Redis may be wrong."""
     ahead: bool = False
     """An operator took units from the gate and did not commit."""
+    untold: bool = False
+    """An operator died between the commit of a restock and telling the gate, so nobody was promised it."""
     copy: dict[bytes, bytes] | None = None
     paused: list[LedgerSide] = field(default_factory=list)
     """Rebuilds that stopped after they had raised the epoch."""
@@ -140,6 +142,8 @@ class World:
         reply = await SCRIPT.run(self.redis, names, arguments)
         outcome = OUTCOME_OF[reply[0][0]]
         notes: list[bytes] = reply[1:]
+        if before is not None and before.version >= ledger.drop.version:
+            self.untold = False
         self._judge(person, number, outcome, notes, ledger)
         if before is not None and self.cached_epoch == ledger.drop.epoch:
             if outcome is Outcome.GRANTED:
@@ -156,7 +160,7 @@ class World:
             self._tell(number, person, *read_note(notes[0].decode())[1:])
         if outcome is Outcome.PERSON_LIMIT and (note := read_note(notes[0].decode())).committed:
             self._tell(note.out_request_no, person, *note[1:])
-        if outcome is Outcome.SOLD_OUT and not self.ahead:
+        if outcome is Outcome.SOLD_OUT and not (self.ahead or self.untold):
             assert ledger.issued >= ledger.drop.quantity, "sold out for good, and units remain"
         if known and known.person == person and not self.is_lost(ledger):
             quiet = {Outcome.REPEATED, Outcome.REPEATED_PENDING, Outcome.FENCED}
@@ -363,6 +367,7 @@ class World:
 
     async def change_untold(self) -> None:
         """Postgres commits a restock, and the operator's process dies before the gate hears of it."""
+        self.untold = True
         await self.pool.execute(
             "UPDATE drops SET quantity = quantity + 1, version = version + 1 WHERE drop_no = $1", self.drop_no
         )

@@ -32,7 +32,7 @@ from tests.property.issuing_world import World
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(0)]  # to shrink a failure may take minutes
 
-EXAMPLES_COUNT: Final = 80
+EXAMPLES_COUNT: Final = 60
 STEPS_COUNT: Final = 40
 PERSONS: Final = st.sampled_from("abcdef")
 NUMBERS: Final = st.integers(0, 19).map("n{}".format)
