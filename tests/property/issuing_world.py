@@ -309,7 +309,10 @@ class World:
         raised = self.paused.pop(0)
         try:
             await load_raised(self.pool, self.redis, raised)
-        except Overtaken:
+        except (
+            Overtaken,
+            LoadIncomplete,
+        ):  # after a wipe it finds vouchers of an epoch that came after its own
             return
         self.ahead = False
 
