@@ -58,7 +58,8 @@ class Lead:
         """
         if self.held:
             return True
-        await self._end_beat()  # of a connection that is lost
+        if await self._end_beat():
+            log.warning("leads no more", shard=self._shard, error="ConnectionLost")
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
                 self._dsn,
@@ -87,11 +88,14 @@ class Lead:
             with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
 
-    async def _end_beat(self) -> None:
+    async def _end_beat(self) -> bool:
+        """Whether there was one that had not noticed the loss of its connection yet."""
         beating, self._beating = self._beating, None
-        if beating is not None:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        if beating is None or beating.done():
+            return False
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        return True
 
     async def _beat(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Be heard until the connection is lost, and the lock with it."""
