@@ -43,6 +43,8 @@ class Lead:
         self._lease_ms: Final = lease_ms
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._leading = False
+        """As told last."""
 
     @property
     def held(self) -> bool:
@@ -58,8 +60,8 @@ class Lead:
         """
         if self.held:
             return True
-        if await self._end_beat():
-            log.warning("leads no more", shard=self._shard, error="ConnectionLost")
+        await self._end_beat()
+        self._note_loss("ConnectionLost")
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
                 self._dsn,
@@ -77,6 +79,7 @@ class Lead:
             raise
         if taken:
             log.info("leads", shard=self._shard)
+            self._leading = True
             self._beating = asyncio.create_task(self._beat(self._connection), name="lead-beat")
         return bool(taken)
 
@@ -88,14 +91,17 @@ class Lead:
             with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
 
-    async def _end_beat(self) -> bool:
-        """Whether there was one that had not noticed the loss of its connection yet."""
+    async def _end_beat(self) -> None:
         beating, self._beating = self._beating, None
-        if beating is None or beating.done():
-            return False
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
-        return True
+        if beating is not None:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    def _note_loss(self, why: str) -> None:
+        """Say it once, whoever notices first."""
+        if self._leading:
+            self._leading = False
+            log.warning("leads no more", shard=self._shard, error=why)
 
     async def _beat(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Be heard until the connection is lost, and the lock with it."""
@@ -104,5 +110,5 @@ class Lead:
                 await asyncio.sleep(BEAT_MS / 1000)
                 await connection.execute(QUERIES["beat"])
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            log.warning("leads no more", shard=self._shard, error=type(error).__name__)
+            self._note_loss(type(error).__name__)
             connection.terminate()
