@@ -169,7 +169,8 @@ ROUNDS: Final = (
 async def test_at_this_point_nothing_is_lost_doubled_or_stranded(scene: Scene, point: str, mode: str) -> None:
     rush = Rush(scene.up, QUANTITY, PERSONS, drop_id=f"sweep-{next(_numbers)}")
     await asyncio.to_thread(rush.define)
-    running = asyncio.create_task(rush.run(connections=16))
+    by_operator = TRIGGERS[point] in {pause_and_resume, lower_and_raise}
+    running = asyncio.create_task(rush.run(connections=2 if by_operator else 16))
     try:
         while len(rush.first_201) < ARMED_AT_COUNT:
             assert not running.done(), "the rush ended before the fault"
@@ -181,7 +182,7 @@ async def test_at_this_point_nothing_is_lost_doubled_or_stranded(scene: Scene, p
             await resume_after(scene, PAUSE_S)
         await triggering
         await running
-        if TRIGGERS[point] in {pause_and_resume, lower_and_raise}:
+        if by_operator:
             await rush.run(connections=16)  # who was told paused, or sold out of fewer, comes again
     finally:
         (scene.points / point).unlink(missing_ok=True)
