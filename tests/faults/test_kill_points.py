@@ -35,6 +35,9 @@ PERSONS: Final = 460
 ARMED_AT_COUNT: Final = 40
 """Vouchers told before a point is armed."""
 PAUSE_S: Final = 10.0
+ROUND_PATIENCE_S: Final = 100.0
+"""Below pytest's own limit, which would leave nothing to tell why."""
+LOG_TAIL_LINES: Final = 80
 HIT_PATIENCE_S: Final = 20.0
 TOLD_PATIENCE_S: Final = 60.0
 """For a partner to hear of every voucher: that of a paused relay waits for the end of its lease."""
@@ -168,6 +171,20 @@ ROUNDS: Final = (
 @pytest.mark.parametrize(("point", "mode"), ROUNDS)
 async def test_at_this_point_nothing_is_lost_doubled_or_stranded(scene: Scene, point: str, mode: str) -> None:
     rush = Rush(scene.up, QUANTITY, PERSONS, drop_id=f"sweep-{next(_numbers)}")
+    try:
+        async with asyncio.timeout(ROUND_PATIENCE_S):
+            await play(scene, rush, point, mode)
+            await rush.judge()
+            await until_told(scene.receiver, rush)
+    except BaseException:
+        log = scene.up.data_dir.with_name(f"{scene.up.data_dir.name}.log")
+        told = log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
+        print(*rush.statuses.items(), *told, sep="\n")  # noqa: T201 - the log goes with the deployment
+        raise
+
+
+async def play(scene: Scene, rush: Rush, point: str, mode: str) -> None:
+    """One round, until everybody has an answer."""
     await asyncio.to_thread(rush.define)
     by_operator = TRIGGERS[point] in {pause_and_resume, lower_and_raise}
     running = asyncio.create_task(rush.run(connections=2 if by_operator else 16))
@@ -188,8 +205,6 @@ async def test_at_this_point_nothing_is_lost_doubled_or_stranded(scene: Scene, p
         (scene.points / point).unlink(missing_ok=True)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    await rush.judge()
-    await until_told(scene.receiver, rush)
 
 
 async def until_hit(scene: Scene, point: str) -> None:
