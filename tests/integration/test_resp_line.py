@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -102,3 +103,35 @@ async def test_a_killed_server_is_told_as_a_lost_line(redis_server: RedisServer,
         with pytest.raises(LineLost):
             await asyncio.wait_for(waiting, 5)
         assert line.lost.done()
+
+
+def test_a_connection_that_closed_before_it_was_taken_over_is_a_lost_line(redis_url: str) -> None:
+    # On uvloop, as our processes run: nobody would ever have told the line that it is lost.
+    async def take_over_closed() -> None:
+        connection = make_connection(redis_url)
+        await connection.connect()  # type: ignore[no-untyped-call]
+        writer = connection._writer  # noqa: SLF001 - what the network does to it, we do
+        assert writer is not None
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        with pytest.raises(LineLost, match="not open"):
+            RespLine.take_over(connection, timeout_s=1.0)
+        await connection.disconnect()
+
+    uvloop.run(take_over_closed())
+
+
+def test_a_write_to_a_socket_that_is_gone_tells_everybody_that_the_line_is_lost(redis_url: str) -> None:
+    async def write_after_the_end() -> None:
+        async with line_to(redis_url) as line:
+            waiting = line.ask(("BLPOP", "nothing", 5))
+            transport = line._transport  # noqa: SLF001 - as above
+            transport.set_protocol(asyncio.Protocol())  # so that the loss is seen by the write alone
+            transport.abort()
+            await asyncio.sleep(0.01)
+            for asked in (line.ask(("PING",)), waiting):
+                with pytest.raises(LineLost):
+                    await asked
+            assert not line.usable
+
+    uvloop.run(write_after_the_end())

@@ -160,17 +160,10 @@ class Desk:
 
     def _send(self, tickets: list[Ticket]) -> None:
         flight = Flight(next(self._batch_numbers), tickets)
-        key_names, arguments, paces = pack(
-            tickets,
-            shard=self._shard,
-            origin=self.origin,
-            batch_no=flight.batch_no,
-            backlog_max_count=self._backlog_max_count,
-        )
         self._room.board(flight)
         self._in_flight_count += 1
         began = perf_counter()
-
+        paces: Sequence[Pace] = ()
         taken = False
 
         def take(told: Decision | GateClosed | ReplyLost) -> None:
@@ -187,6 +180,13 @@ class Desk:
             self._dispatch()
 
         try:
+            key_names, arguments, paces = pack(
+                tickets,
+                shard=self._shard,
+                origin=self.origin,
+                batch_no=flight.batch_no,
+                backlog_max_count=self._backlog_max_count,
+            )
             _BEFORE_DECISION()
             self._gate.decide(key_names, arguments, take)
         except Exception as error:

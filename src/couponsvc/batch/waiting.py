@@ -141,9 +141,8 @@ class WaitingRoom:
         try:
             found = await asyncio.wait_for(self._look_up(list(wanted)), limits.LOOKUP_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - Postgres away: whoever is overdue is told PENDING
-            if (
-                not self._in_the_dark
-            ):  # told once: it is tried forty times a second, for as long as that lasts
+            # Told once: it is tried forty times a second, for as long as that lasts.
+            if not self._in_the_dark:
                 self._in_the_dark = True
                 log.warning("waiting grants are not looked up", error=type(error).__name__)
             return

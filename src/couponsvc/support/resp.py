@@ -89,10 +89,11 @@ class RespLine(asyncio.Protocol):
             receive: Gets `(channel, data)` of every published message of a line that subscribed.
 
         Raises:
-            LineLost: it is not connected.
+            LineLost: it is not connected, or no longer.
         """
         writer = connection._writer  # noqa: SLF001 - the one thing that redis-py has no name for
-        if writer is None:
+        # A loss that redis-py was told of would not be told again, and the line would look usable for ever.
+        if writer is None or writer.transport.is_closing():
             raise LineLost("the connection to Redis is not open")
         connection._writer = connection._reader = None  # noqa: SLF001 - no longer its to close
         line = cls(writer, timeout_s, receive)
@@ -125,7 +126,10 @@ class RespLine(asyncio.Protocol):
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         timer = None if limit_s is None else self._loop.call_later(limit_s, self._overdue)
         self._expected.append(_Expected(take, len(commands), [], timer))
-        self._transport.write(data)
+        try:
+            self._transport.write(data)
+        except RuntimeError as error:  # uvloop's, of a socket that is closed already
+            self._lose(LineLost(f"the connection to Redis was lost: {error}"))
 
     def ask(
         self, *commands: Sequence[Argument], timeout_s: float | None = None
