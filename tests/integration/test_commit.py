@@ -26,7 +26,7 @@ async def scene(settings: Settings, pool: "asyncpg.Pool[asyncpg.Record]", redis:
 
 @asynccontextmanager
 async def committers(scene: Scene, count: int = 1) -> AsyncIterator[list[Committer]]:
-    made = [Committer(scene.pool, scene.unseal) for _ in range(count)]
+    made = [Committer(scene.pool, scene.unseal, 0) for _ in range(count)]
     try:
         yield made
     finally:
@@ -437,7 +437,7 @@ async def test_a_commit_whose_answer_was_lost_is_found_committed(scene: Scene, d
         pool = await asyncpg.create_pool(
             database.replace(address, f"127.0.0.1:{line.port}"), min_size=1, max_size=2
         )
-        committer = Committer(pool, scene.unseal)
+        committer = Committer(pool, scene.unseal, 0)
         await committer.commit([crowd(drop, 2, "a")])
         line.deaf = True
         with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):

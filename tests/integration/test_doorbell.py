@@ -10,8 +10,9 @@ from redis.exceptions import RedisError
 
 from couponsvc.reconcile import doorbell as doorbell_module
 from couponsvc.reconcile.doorbell import Doorbell
-from couponsvc.reconcile.identity import NotMaster, read_identity
+from couponsvc.reconcile.identity import read_identity
 from couponsvc.settings import Settings
+from couponsvc.support.server_identity import NotMaster
 from tests.servers import RedisServer
 
 

@@ -206,7 +206,7 @@ async def test_a_drainer_that_died_between_commit_and_acknowledgement_is_taken_o
     drop = await scene.add_drop()
     await scene.grab(*crowd(drop, 4))
     entries = await leave_lying(scene)
-    committer = Committer(scene.pool, scene.unseal)
+    committer = Committer(scene.pool, scene.unseal, 0)
     (settled,) = await committer.commit(entries)
     await committer.close()
     await asyncio.sleep(0.15)

@@ -7,23 +7,24 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from couponsvc.gate.connection import Blessing, GateClosed, GateConnection, ReplyLost
+from couponsvc.gate.connection import GateClosed, GateConnection, ReplyLost
 from couponsvc.gate.grabbing import Decision, grab_command
 from couponsvc.support.redis_client import open_redis
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.values import keys, wire
 from couponsvc.values.grab import Grab
 from tests.integration.test_grab_batch_lua import Stock
 from tests.servers import RedisServer
 
 
-async def who_is(redis: Redis) -> Blessing:
+async def who_is(redis: Redis) -> ServerIdentity:
     info = await redis.info()
-    return Blessing(str(info["run_id"]), str(info["master_replid"]))
+    return ServerIdentity(str(info["run_id"]), str(info["master_replid"]))
 
 
 @contextlib.asynccontextmanager
-async def gate_on(url: str, blessed: list[Blessing | None]) -> AsyncIterator[GateConnection]:
-    async def read() -> Blessing | None:
+async def gate_on(url: str, blessed: list[ServerIdentity | None]) -> AsyncIterator[GateConnection]:
+    async def read() -> ServerIdentity | None:
         return blessed[0]
 
     gate = GateConnection(url, read)
@@ -67,9 +68,9 @@ async def test_a_blessed_server_decides(redis: Redis, redis_url: str) -> None:
         assert (await decision(gate, *one_grab())).codes == b"G"
 
 
-@pytest.mark.parametrize("blessing", [None, Blessing("0" * 40, "0" * 40)])
+@pytest.mark.parametrize("blessing", [None, ServerIdentity("0" * 40, "0" * 40)])
 async def test_a_server_that_was_not_checked_is_never_asked(
-    redis: Redis, redis_url: str, blessing: Blessing | None
+    redis: Redis, redis_url: str, blessing: ServerIdentity | None
 ) -> None:
     stock = await Stock().publish(redis)
     async with gate_on(redis_url, [blessing]) as gate:
@@ -85,7 +86,7 @@ async def test_a_restarted_server_is_noticed_before_it_answers_a_grab(
 ) -> None:
     redis = open_redis(redis_url)
     await Stock().publish(redis)
-    blessed: list[Blessing | None] = [await who_is(redis)]
+    blessed: list[ServerIdentity | None] = [await who_is(redis)]
     await redis.aclose()
     async with gate_on(redis_url, blessed) as gate:
         await until_open(gate)
@@ -104,10 +105,10 @@ async def test_a_restarted_server_is_noticed_before_it_answers_a_grab(
 
 async def test_a_moved_blessing_closes_a_connection_that_still_lives(redis: Redis, redis_url: str) -> None:
     await Stock().publish(redis)
-    blessed: list[Blessing | None] = [await who_is(redis)]
+    blessed: list[ServerIdentity | None] = [await who_is(redis)]
     async with gate_on(redis_url, blessed) as gate:
         await until_open(gate)
-        blessed[0] = Blessing("1" * 40, "1" * 40)
+        blessed[0] = ServerIdentity("1" * 40, "1" * 40)
         async with asyncio.timeout(5):
             while gate.closed_because is None:
                 await asyncio.sleep(0.05)
@@ -117,7 +118,7 @@ async def test_a_moved_blessing_closes_a_connection_that_still_lives(redis: Redi
 
 async def test_a_replica_never_decides(redis: Redis, redis_url: str) -> None:
     await Stock().publish(redis)
-    blessed: list[Blessing | None] = [await who_is(redis)]
+    blessed: list[ServerIdentity | None] = [await who_is(redis)]
     await redis.replicaof("127.0.0.1", 1)
     try:
         async with gate_on(redis_url, blessed) as gate:
@@ -154,7 +155,7 @@ async def test_out_of_memory_refuses_and_the_connection_lives_on(redis: Redis, r
 
 async def test_a_lost_reply_is_said_to_be_lost_and_the_script_ran_once(redis: Redis, redis_url: str) -> None:
     stock = await Stock().publish(redis)
-    blessed: list[Blessing | None] = [await who_is(redis)]
+    blessed: list[ServerIdentity | None] = [await who_is(redis)]
     async with reply_swallowing_proxy(redis_url) as (proxy_url, swallow), gate_on(proxy_url, blessed) as gate:
         await until_open(gate)
         swallow.set()

@@ -11,7 +11,6 @@ from couponsvc.reconcile import blessing, rebuild
 from couponsvc.reconcile.blessing import bless_server
 from couponsvc.reconcile.holders import compare_holders
 from couponsvc.reconcile.identity import (
-    ServerIdentity,
     WrongServer,
     read_blessing,
     read_identity,
@@ -23,6 +22,7 @@ from couponsvc.reconcile.snapshot import QUERIES, Pool, read_ledger
 from couponsvc.settings import Settings
 from couponsvc.support.kill_points import KillPointReached
 from couponsvc.support.redis_client import open_redis
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
 from tests.integration.scene import (

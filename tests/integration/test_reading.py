@@ -31,7 +31,7 @@ async def issue(scene: Scene, drop: Drop, count: int, *, partner_no: int = 1) ->
     """Vouchers p0…, under the numbers <drop>-<partner>-n0…"""
     prefix = f"{drop.drop_no}-{partner_no}-n"
     grants = [grant(f"p{i}", f"{prefix}{i}", place=i, partner_no=partner_no) for i in range(count)]
-    committer = Committer(scene.pool, scene.unseal)
+    committer = Committer(scene.pool, scene.unseal, 0)
     (settled,) = await committer.commit([entry("1-1", [(drop.drop_no, 1)], grants)])
     await committer.close()
     return [

@@ -18,10 +18,11 @@ from couponsvc.ledger.drainer import Drainer
 from couponsvc.reconcile import attending
 from couponsvc.reconcile.attending import ReconcileCounts
 from couponsvc.reconcile.blessing import ServerChanged, bless_server
-from couponsvc.reconcile.identity import NotMaster, ServerIdentity, read_blessing, read_identity
+from couponsvc.reconcile.identity import read_blessing, read_identity
 from couponsvc.reconcile.reconciler import Reconciler
 from couponsvc.reconcile.snapshot import Pool
 from couponsvc.settings import Settings
+from couponsvc.support.server_identity import NotMaster, ServerIdentity
 from couponsvc.support.server_settings import UnsafeServer
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop

@@ -16,7 +16,7 @@ from couponsvc.gate.grabbing import OUTCOME_OF, SCRIPT, grab_command
 from couponsvc.gate.loading import LoadIncomplete
 from couponsvc.ledger import codes
 from couponsvc.ledger.acknowledge import Report
-from couponsvc.ledger.commit import Committer
+from couponsvc.ledger.commit import UNKNOWN, Committer, UncheckedServer
 from couponsvc.ledger.grouping import Settled
 from couponsvc.ledger.inbox import Inbox
 from couponsvc.ledger.stream import GrantStream
@@ -25,12 +25,13 @@ from couponsvc.programs.operations import Operator, define_drop, restock, set_st
 from couponsvc.programs.telling import GateRebuilding, take_from_gate, tell_gate
 from couponsvc.reconcile.attending import Attendant, ReconcileCounts
 from couponsvc.reconcile.blessing import ServerChanged, bless_server
-from couponsvc.reconcile.identity import ServerIdentity, read_blessing, read_identity
+from couponsvc.reconcile.identity import read_blessing, read_identity
 from couponsvc.reconcile.rebuild import Overtaken, load_raised, raise_epoch, rebuild
 from couponsvc.reconcile.snapshot import LedgerSide, Pool, read_gate, read_ledger
 from couponsvc.support.redis_client import make_connection
 from couponsvc.support.resp import RespLine, open_line
 from couponsvc.support.sealing import MasterKey
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.values import keys, wire
 from couponsvc.values.drop import Drop, DropStatus
 from couponsvc.values.grab import Grab, holder_of
@@ -45,6 +46,8 @@ PARTNER_NO: Final = 1
 BACKLOG_MAX: Final = 1_000
 LOST: Final = ServerIdentity("of-a-server-that-is-gone", "x")
 """Blessed while the server that answers has not been checked since its data changed."""
+LOSE: Final = """UPDATE blessings
+SET run_id = $1, replication_id = $2, checking_run_id = NULL, checking_replication_id = NULL"""
 QUIET_ROUNDS_MAX: Final = 12
 """Rounds of draining and looking within which everything must have come to rest."""
 
@@ -57,6 +60,8 @@ class HandDrainer:
     stream: GrantStream
     committer: Committer
     entries: Sequence[wire.Entry] = ()
+    read_from: ServerIdentity = UNKNOWN
+    """Where they were read."""
     settled: list[Settled] = field(default_factory=list)
 
 
@@ -112,7 +117,7 @@ class World:
     def _drainer(self) -> HandDrainer:
         stream = GrantStream(self._connect, keys.grants_key(SHARD), keys.GROUP, f"d{self.consumers}")
         master_key = MasterKey.from_base64(MASTER_KEY)
-        committer = Committer(self.pool, lambda sealed: master_key.open(sealed, codes.KEY_PURPOSE))
+        committer = Committer(self.pool, lambda sealed: master_key.open(sealed, codes.KEY_PURPOSE), SHARD)
         return HandDrainer(Inbox(stream, 0), stream, committer)
 
     async def _connect(self) -> RespLine:
@@ -178,15 +183,20 @@ class World:
         """A drainer reads: new entries, its own, or those it takes over."""
         drainer = self.drainers[index]
         if not drainer.settled:
-            drainer.entries = (await drainer.inbox.read(1)).entries
+            delivery = await drainer.inbox.read(1)
+            drainer.entries, drainer.read_from = delivery.entries, delivery.server
 
-    async def commit(self, index: int) -> None:
-        """It commits what it has in its hands."""
+    async def commit(self, index: int) -> bool:
+        """It commits what it has in its hands, or drops it; False where it may commit nothing."""
         drainer = self.drainers[index]
-        if not drainer.entries:
-            return
-        drainer.settled = await drainer.committer.commit(drainer.entries)
-        drainer.entries = ()
+        entries, drainer.entries = drainer.entries, ()
+        if not entries:
+            return True
+        try:
+            drainer.settled = await drainer.committer.commit(entries, drainer.read_from)
+        except UncheckedServer:
+            drainer.inbox.recover()
+            return False
         for _, parts in drainer.settled:
             for part in parts:
                 for grant, row in zip(part.grants, part.confirmations, strict=True):
@@ -197,6 +207,7 @@ class World:
                     if said.verdict in {Verdict.EXCEEDED, Verdict.HELD}:
                         doubtful = part.key.epoch <= self.lost_epoch
                         assert doubtful, f"{grant.out_request_no} was pending, now {said.verdict}"
+        return True
 
     async def acknowledge(self, index: int) -> None:
         """It reports what it committed."""
@@ -249,7 +260,8 @@ class World:
             await self.read(0)
             if not self.drainers[0].entries:
                 return
-            await self.commit(0)
+            if not await self.commit(0):
+                return
             await self.acknowledge(0)
 
     async def lose(self, *, copied: bool, noticed: bool) -> None:
@@ -260,7 +272,9 @@ class World:
             await self.redis.restore(name, 0, dumped)
         self.lost_epoch = (await self.ledger()).drop.epoch
         if noticed:
-            await self.pool.execute("UPDATE blessings SET run_id = $1, replication_id = $2", *LOST)
+            for drainer in self.drainers:
+                drainer.read_from = LOST
+            await self.pool.execute(LOSE, *LOST)
 
     async def keep_copy(self) -> None:
         """Remember Redis as it is, as a replica that stops listening."""
@@ -276,6 +290,7 @@ class World:
                 await bless_server(self.pool, self.redis, SHARD, server, previous)
             except ServerChanged:
                 return "again"
+            self.lost_epoch = 0  # what was granted before is confirmed, on this server, or never will be
             return "blessed"
         assert self.attendant is not None
         counts = ReconcileCounts()

@@ -102,6 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self.world.reconcile())
         self.rush(after)
         self.run(self.world.commit(drainer))
+        self.rush(grabs)
         self.run(self.world.drain())
 
     @rule(steps=st.lists(st.tuples(DRAINER_STEPS, DRAINERS), min_size=1, max_size=8))

@@ -16,7 +16,7 @@ from couponsvc.api.lane import GrabLane
 from couponsvc.api.services import Services
 from couponsvc.batch import metrics
 from couponsvc.batch.desk import Desk
-from couponsvc.gate.connection import Blessing, GateConnection
+from couponsvc.gate.connection import GateConnection
 from couponsvc.ledger.drops import DropMark, load_drops, mark_drops
 from couponsvc.ledger.reading import find_by_requests
 from couponsvc.programs.catalog import DropCatalog
@@ -24,6 +24,7 @@ from couponsvc.settings import Settings
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.sealing import MasterKey
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.support.sql import Queries
 from couponsvc.values.drop import Drop
 from couponsvc.values.voucher import StandingVoucher
@@ -118,9 +119,9 @@ class ApiProcess:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._pool.close(), timeout=2)
 
-    async def _read_blessing(self) -> Blessing | None:
+    async def _read_blessing(self) -> ServerIdentity | None:
         row = await self._pool.fetchrow(_queries["read_blessing"], self._shard)
-        return Blessing(row["run_id"], row["replication_id"]) if row else None
+        return ServerIdentity(row["run_id"], row["replication_id"]) if row else None
 
     async def _load_drops(self, drop_ids: Sequence[str]) -> Sequence[Drop]:
         return await load_drops(self._pool, drop_ids)

@@ -14,7 +14,7 @@ answers a number that it has granted with the same grant.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
@@ -24,19 +24,14 @@ from couponsvc import limits
 from couponsvc.gate.grabbing import SCRIPT, Decision
 from couponsvc.support.redis_client import make_connection
 from couponsvc.support.resp import LineLost, Reply, RespLine, open_line
+from couponsvc.support.server_identity import INFO_COMMAND, NotMaster, ServerIdentity, identity_of
 
 log = structlog.get_logger("gate")
 
 
-class Blessing(NamedTuple):
-    """The server that was checked last."""
-
-    run_id: str
-    replication_id: str
-
-
-ReadBlessing = Callable[[], Awaitable[Blessing | None]]
-"""Reads the shard's row of `blessings`; may raise OSError or asyncpg errors while Postgres is away."""
+ReadBlessing = Callable[[], Awaitable[ServerIdentity | None]]
+"""Reads who was checked last (the shard\'s row of `blessings`); may raise OSError or asyncpg errors while
+Postgres is away."""
 
 
 _REFUSED_AS_A_WHOLE: Final = (
@@ -82,7 +77,7 @@ class GateConnection:
         self._redis_url: Final = redis_url
         self._read_blessing: Final = read_blessing
         self._line: RespLine | None = None
-        self._blessed: Blessing | None = None
+        self._blessed: ServerIdentity | None = None
         self._closed_because: tuple[str, str] = ("rebuilding", "not connected yet")
         self._wake: Final = asyncio.Event()
 
@@ -204,14 +199,10 @@ def _problem_of(error: Exception) -> str:
     return "rebuilding" if isinstance(error, _Unblessed) else "gate_unavailable"
 
 
-async def _who_is(connection: AbstractConnection) -> Blessing:
-    facts: dict[str, str] = {}
-    for section in ("server", "replication"):
-        await connection.send_command("INFO", section)
-        reply = await connection.read_response(disable_decoding=True)
-        facts.update(
-            line.split(":", 1) for line in reply.decode().splitlines() if ":" in line and line[0] != "#"
-        )
-    if facts.get("role") != "master":
-        raise _Unblessed(f"Redis is a {facts.get('role')}, not a master")
-    return Blessing(facts["run_id"], facts["master_replid"])
+async def _who_is(connection: AbstractConnection) -> ServerIdentity:
+    await connection.send_command(*INFO_COMMAND)
+    text: bytes = await connection.read_response(disable_decoding=True)
+    try:
+        return identity_of(text)
+    except NotMaster as error:
+        raise _Unblessed(str(error)) from error

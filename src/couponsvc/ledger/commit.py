@@ -2,8 +2,9 @@
 
 **Fast path**: one SQL statement per batch. A voucher's code depends on its number, so the
 drainer foresees the numbers: it knows how many each drop had issued after the last commit. The
-statement locks the drops, checks that epoch and count are the foreseen ones, inserts, advances
-the count and writes the events, or leaves a drop untouched; then it is tried again with the
+statement checks that the grants come from the server that is used, locks the drops, checks that
+epoch and count are the foreseen ones, inserts, advances the count and writes the events, or leaves a
+drop untouched; then it is tried again with the
 drop's true figures. Nearly every batch is for one drop and has a leaner statement of its own.
 
 **Slow path**: an explicit transaction for whatever the fast path cannot do: a duplicate, a
@@ -21,12 +22,14 @@ from time import perf_counter
 from typing import Final
 
 import asyncpg
+from redis.exceptions import RedisError
 
 from couponsvc.ledger import metrics
 from couponsvc.ledger.codes import CodeBook
 from couponsvc.ledger.foreseen import CodeRoll, Figures, arguments_of, confirm, texts_of
 from couponsvc.ledger.grouping import Answers, Group, Settled, assemble, group_entries
 from couponsvc.ledger.settling import settle
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.support.sql import Queries
 from couponsvc.values.wire import DropEpoch, Entry
 
@@ -38,11 +41,16 @@ SETTLE_PAUSE_MAX_S: Final = 0.05
 FIGURES_MAX_COUNT: Final = 2_500
 """Drops whose figures and next codes (32 kB) a drainer remembers; a forgotten one costs one more query."""
 
+UNKNOWN: Final = ServerIdentity("", "")
+"""Read from no server that anybody checked."""
+
 _queries = Queries("couponsvc.ledger", "commit")
 _TO_DROP: Final = _queries["commit_to_drop"]
 _TO_DROPS: Final = _queries["commit_to_drops"]
 _PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan"
 """Left to itself the server plans the first five commits of a connection anew, each at its own cost."""
+_Source = tuple[int, str, str]
+"""Shard, run id and replication id, as the statements take them."""
 _RACE_LOST = (
     asyncpg.UniqueViolationError,
     asyncpg.DeadlockDetectedError,
@@ -50,29 +58,48 @@ _RACE_LOST = (
 )
 
 
+class UncheckedServer(RedisError):
+    """Grants were read from a server that is neither blessed nor being checked: nothing was committed.
+
+    Either the server is new and nobody looked at it yet, or it is no longer used.
+    """
+
+
 class Committer:
-    """Commits batches over one connection of its own. Not for concurrent use."""
+    """Commits batches of one shard over one connection of its own. Not for concurrent use."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", unseal_code_key: Callable[[bytes], bytes]
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        unseal_code_key: Callable[[bytes], bytes],
+        shard: int,
     ) -> None:
         self._pool = pool
         self._unseal = unseal_code_key
+        self._shard = shard
+        self._source: _Source = (shard, *UNKNOWN)
+        """Where the grants at hand were read."""
         self._connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | None = None
         self._figures: dict[int, Figures] = {}
         self._books: dict[int, CodeBook] = {}
 
-    async def commit(self, entries: Sequence[Entry]) -> list[Settled]:
+    async def commit(self, entries: Sequence[Entry], read_from: ServerIdentity = UNKNOWN) -> list[Settled]:
         """Commit all grants of the entries and say what became of each.
+
+        Args:
+            entries: Of this shard's stream, all read from one server.
+            read_from: That server. Where none was ever blessed, from any.
 
         Returns:
             One element per entry, same order. Everything in it is committed: it may be told.
 
         Raises:
+            UncheckedServer: nothing of `read_from` may be committed (now).
             MalformedEntry: as `check_entry`; nothing was committed.
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: nothing may be
                 told. The batch may or may not be committed; run it again, with this object.
         """
+        self._source = (self._shard, *read_from)
         groups = group_entries(entries)
         answers: dict[DropEpoch, Answers] = {}
         started = perf_counter()
@@ -123,7 +150,7 @@ class Committer:
         codes, columns = figures.roll.codes(figures.issued + 1, count), group.columns()
         connection = await self._lease()
         rows = await connection.fetch(
-            _TO_DROP, drop_no, epoch, figures.issued, count, *texts_of(columns, codes)
+            _TO_DROP, drop_no, epoch, figures.issued, count, *texts_of(columns, codes), *self._source
         )
         if not rows:
             self._figures.pop(drop_no, None)
@@ -140,7 +167,7 @@ class Committer:
         columns = [group.columns() for group in groups]
         texts = [texts_of(turned, written) for turned, written in zip(columns, codes, strict=True)]
         connection = await self._lease()
-        rows = await connection.fetch(_TO_DROPS, *arguments_of(groups, figures, texts))
+        rows = await connection.fetch(_TO_DROPS, *arguments_of(groups, figures, texts), *self._source)
         committed: dict[int, tuple[int, int]] = {}
         for drop_no, epoch, issued, quantity, vouchers, issued_ms in rows:
             true = known[drop_no]
@@ -160,6 +187,8 @@ class Committer:
             connection = await self._lease()
             try:
                 async with connection.transaction():
+                    if await connection.fetchval(_queries["lock_source"], *self._source) is False:
+                        raise UncheckedServer("grants were read from a server that nobody has checked")
                     answers = await settle(connection, groups, {no: f.roll.book for no, f in known.items()})
             except _RACE_LOST:
                 if attempt == SETTLE_ATTEMPTS_MAX_COUNT - 1:

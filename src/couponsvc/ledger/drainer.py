@@ -1,8 +1,10 @@
 """The drainer: stream → ledger → confirmation, for one shard. Any number of them may run.
 
 Who is authoritative: Postgres. A grant is told to its waiter only after its commit is known, and
-leaves the stream only then. Whatever dies in between, at whatever point, leaves the entry on the
-stream; the next drainer commits it again and finds it committed.
+leaves the stream only then. It is committed only if it was read from the server that is used: what was
+read from one that was lost meanwhile is dropped, because nobody else remembers it (decision 0019).
+Whatever dies in between, at whatever point, leaves the entry on the stream; the next drainer commits
+it again and finds it committed.
 
 Once a batch is committed, its confirmations, its acknowledgement and the read of the next batch leave
 in one write, so that a turn is one exchange with Redis and one with Postgres.
@@ -25,7 +27,7 @@ from redis.exceptions import RedisError
 from couponsvc import limits
 from couponsvc.ledger import codes, metrics
 from couponsvc.ledger.acknowledge import ACKNOWLEDGE, Report, acknowledge_unread
-from couponsvc.ledger.commit import Committer
+from couponsvc.ledger.commit import Committer, UncheckedServer
 from couponsvc.ledger.dead_letters import DeadLetters
 from couponsvc.ledger.failures import Backoff, contradicts_the_schema, may_pass
 from couponsvc.ledger.grouping import Settled
@@ -38,6 +40,7 @@ from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import make_connection, open_redis
 from couponsvc.support.resp import RespLine, open_line
 from couponsvc.support.sealing import MasterKey
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.values import keys
 from couponsvc.values.outcome import Verdict
 from couponsvc.values.wire import Entry, MalformedEntry
@@ -100,7 +103,7 @@ class Drainer:
         self._redis = redis
         self._stream = GrantStream(connect, keys.grants_key(shard), keys.GROUP, self.consumer)
         self._inbox = Inbox(self._stream, take_over_idle_ms)
-        self._committer = Committer(pool, unseal_code_key)
+        self._committer = Committer(pool, unseal_code_key, shard)
         self._dead_letters = DeadLetters(shard, pool, redis, self._stream)
         self._report: Report | None = None
         self._oldest_ms: int | None = None
@@ -179,7 +182,7 @@ class Drainer:
         settled: list[Settled] = []
         for batch in in_commits(delivery.entries):
             _AFTER_READ()
-            done, refused = await self._commit_until_known(batch, stop)
+            done, refused = await self._commit_until_known(batch, delivery.server, stop)
             unreadable += refused
             settled += done
             acknowledged += await self._acknowledged()
@@ -196,16 +199,24 @@ class Drainer:
         return _count(settled)._replace(dead_letters=dead_letters, acknowledged=acknowledged)
 
     async def _commit_until_known(
-        self, batch: Sequence[Entry], stop: asyncio.Event
+        self, batch: Sequence[Entry], server: ServerIdentity, stop: asyncio.Event
     ) -> tuple[list[Settled], list[Unreadable]]:
-        """Commit a batch; repeat while Postgres is away. Entries whose data it refuses come back."""
+        """Commit a batch; repeat while Postgres is away. Entries whose data it refuses come back.
+
+        Raises:
+            UncheckedServer: as `Committer.commit`. Our line may lead to a server that is no longer used,
+                so it is closed; what is on the server that is used comes back with the own list.
+        """
         backoff = Backoff()
         while True:
             try:
-                return await self._committer.commit(batch), []
+                return await self._committer.commit(batch, server), []
+            except UncheckedServer:
+                self._stream.close()
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it was, grants may not be given up
                 if contradicts_the_schema(error):
-                    return await self._commit_one_by_one(batch, error, stop)
+                    return await self._commit_one_by_one(batch, server, error, stop)
                 metrics.repeats.inc()
                 tell = _log.warning if may_pass(error) else _log.error
                 tell("commit_repeats", error=type(error).__name__, entries=len(batch))
@@ -214,7 +225,7 @@ class Drainer:
                 return [], []  # the entries stay on the stream, in this consumer's list
 
     async def _commit_one_by_one(
-        self, batch: Sequence[Entry], error: Exception, stop: asyncio.Event
+        self, batch: Sequence[Entry], server: ServerIdentity, error: Exception, stop: asyncio.Event
     ) -> tuple[list[Settled], list[Unreadable]]:
         """Find the entry that Postgres refuses, so that the others do not wait for it."""
         if len(batch) == 1:
@@ -226,7 +237,7 @@ class Drainer:
         settled: list[Settled] = []
         refused: list[Unreadable] = []
         for entry in batch:
-            done, not_done = await self._commit_until_known([entry], stop)
+            done, not_done = await self._commit_until_known([entry], server, stop)
             settled += done
             refused += not_done
         return settled, refused

@@ -14,6 +14,8 @@ from redis.exceptions import ResponseError
 from couponsvc import limits
 from couponsvc.ledger import metrics
 from couponsvc.ledger.stream import GrantStream, RawEntry
+from couponsvc.support.resp import LineLost
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.values import wire
 
 LOOK_FOR_DEAD_SHARE: Final = 0.5
@@ -47,6 +49,8 @@ class Delivery(NamedTuple):
     unreadable: Sequence[Unreadable]
     deleted: Sequence[str]
     """Ids in the own list whose entries are gone from the stream."""
+    server: ServerIdentity
+    """Where all of it was read."""
 
 
 class Inbox:
@@ -77,16 +81,21 @@ class Inbox:
         Raises:
             redis.exceptions.RedisError, OSError: Redis is away; call `recover`, then again.
         """
+        await self._stream.line()
+        server = self._stream.server
         try:
             if not self._has_group:
                 await self._stream.create_group()
                 self._has_group = True
-            return _sort(await self._next(block_ms))
+            entries = await self._next(block_ms)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             self._has_group = False  # the server was wiped: the next read makes the group anew
-            return _sort([])
+            entries = []
+        if server is None or self._stream.server is not server:
+            raise LineLost("the line was opened anew in the midst of a read, perhaps to another server")
+        return _sort(entries, server)
 
     async def _next(self, block_ms: int) -> list[RawEntry]:
         count = limits.DRAIN_READ_COUNT
@@ -148,7 +157,7 @@ def _grants_about(entries: Sequence[RawEntry]) -> int:
     return sum(len((entry.fields or {}).get(b"g", b"")) for entry in entries) // GRANT_BYTES
 
 
-def _sort(raws: Sequence[RawEntry]) -> Delivery:
+def _sort(raws: Sequence[RawEntry], server: ServerIdentity) -> Delivery:
     entries: list[wire.Entry] = []
     unreadable: list[Unreadable] = []
     deleted: list[str] = []
@@ -160,4 +169,4 @@ def _sort(raws: Sequence[RawEntry]) -> Delivery:
             entries.append(wire.decode_entry(raw.entry_id, raw.fields))
         except wire.MalformedEntry as error:
             unreadable.append(Unreadable(raw.entry_id.decode(), str(error)))
-    return Delivery(entries, unreadable, deleted)
+    return Delivery(entries, unreadable, deleted, server)

@@ -6,9 +6,11 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from couponsvc.support.resp import Argument, RespLine
+from couponsvc.support.server_identity import INFO_COMMAND, NotMaster, ServerIdentity, identity_of
 
 _NAME_OF_CLIENT: Final = re.compile(rb" name=(\S+) ")
 
@@ -35,13 +37,20 @@ class GrantStream:
         self._group = group
         self._consumer = consumer
         self._line: RespLine | None = None
+        self.server: ServerIdentity | None = None
+        """Who is at the other end of the line; a new object for each line."""
 
     async def line(self) -> RespLine:
         """The line to Redis, opened anew where it was lost. It bears our name, for `claim_gone`."""
         if self._line is None or not self._line.usable:
             line = await self._connect()
-            with suppress(ResponseError):  # not permitted: then nobody can tell that we are gone
-                await line.call("CLIENT", "SETNAME", self._consumer)
+            try:
+                with suppress(ResponseError):  # not permitted: then nobody can tell that we are gone
+                    await line.call("CLIENT", "SETNAME", self._consumer)
+                self.server = identity_of(await line.call(*INFO_COMMAND))
+            except NotMaster as error:
+                line.close()
+                raise RedisConnectionError(str(error)) from error
             self._line = line
         return self._line
 

@@ -2,16 +2,14 @@
 
 Until then every API process refuses to decide by itself: it compares the server it connects to
 with the row of `blessings`. So nothing is granted on the server while it is checked here, and
-only drainers still change it, by acknowledging what was granted before.
+only drainers still change it, by acknowledging what was granted before. They commit nothing else
+meanwhile: what somebody still holds in memory of the server before is fenced off first (decision
+0019), so that Postgres does not move under the examination.
 
 Sound is a server on which every drop either agrees with Postgres or is closed: its epoch was raised
 in Postgres, so that no grant of it can ever be confirmed, and then fenced on the server, so that
 none is given. Hence drops that must be loaded again are closed before the blessing and loaded after
 it, and the others need not wait for them.
-
-One case is left to the continuous look on purpose. A drainer that holds grants of a lost server
-in its memory may commit them after a check that found everything in agreement. Postgres then has
-more than Redis noted; its constraints keep every promise, and the next look finds the drift.
 """
 
 from collections.abc import Sequence
@@ -25,12 +23,13 @@ from couponsvc import limits
 from couponsvc.gate.loading import PublishResult
 from couponsvc.reconcile import metrics
 from couponsvc.reconcile.examining import Examination, examine
-from couponsvc.reconcile.identity import ServerIdentity, read_identity, write_blessing
+from couponsvc.reconcile.identity import begin_check, read_identity, write_blessing
 from couponsvc.reconcile.rebuild import Lost, load_all_raised, open_new_drops, raise_epochs
 from couponsvc.reconcile.snapshot import LedgerSide, Pool
 from couponsvc.support import logs
 from couponsvc.support.bulk import BulkConnection
 from couponsvc.support.kill_points import kill_point
+from couponsvc.support.server_identity import ServerIdentity
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
 
@@ -91,6 +90,8 @@ async def bless_server(
     """
     began = monotonic()
     await redis.connection_pool.disconnect()  # none may lead to the server before
+    if previous is not None and not await begin_check(pool, shard, server, previous):
+        raise ServerChanged("another Redis server was blessed before the check")
     checked = await _check(pool, redis, shard, began, first_ever=previous is None)
     if await read_identity(redis) != server:
         raise ServerChanged("the Redis server was replaced during its check")

@@ -3,9 +3,9 @@
 from time import monotonic
 from typing import Final
 
-from couponsvc.reconcile.identity import INFO_COMMAND, ServerIdentity, identity_of
 from couponsvc.support.redis_client import make_connection
 from couponsvc.support.resp import RespLine, open_line
+from couponsvc.support.server_identity import INFO_COMMAND, ServerIdentity, identity_of
 
 FRESH_CONNECTION_S: Final = 1.0
 """A server is asked who it is on a connection younger than this: an old one may lead to a server

@@ -1,30 +1,18 @@
 """Which Redis server is this, and is it the one that was checked last?"""
 
-import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
-
 import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from couponsvc.reconcile.snapshot import QUERIES, Pool
-
-INFO_COMMAND: Final = ("INFO", "server", "replication")
-"""Several sections at once: since 7.0."""
-_FACT: Final = re.compile(rb"^(run_id|role|master_replid):(.*?)\r?$", re.MULTILINE)
-
-
-class ServerIdentity(NamedTuple):
-    """A server process and the history of its data; a restart or failover changes one or both."""
-
-    run_id: str
-    replication_id: str
-
-
-class NotMaster(Exception):
-    """The server is a replica: it may be behind, and must never be blessed."""
+from couponsvc.support.server_identity import (
+    INFO_COMMAND,
+    NotMaster,
+    ServerIdentity,
+    identity_of,
+    identity_of_master,
+)
 
 
 class WrongServer(RedisError):
@@ -38,7 +26,7 @@ async def read_identity(redis: Redis) -> ServerIdentity:
         NotMaster: it is a replica.
         redis.exceptions.RedisError: it cannot be asked.
     """
-    return _require_master(await redis.info("server", "replication"))
+    return identity_of_master(await redis.info("server", "replication"))
 
 
 async def require_server(connection: AbstractConnection, expected: ServerIdentity | None) -> None:
@@ -64,21 +52,6 @@ async def require_server(connection: AbstractConnection, expected: ServerIdentit
         raise WrongServer(f"the Redis server with run id {found.run_id} answers now")
 
 
-def identity_of(text: bytes) -> ServerIdentity:
-    """Read what a server answered to `INFO_COMMAND`.
-
-    Raises:
-        NotMaster: it is a replica.
-    """
-    return _require_master({name.decode(): value.decode() for name, value in _FACT.findall(text)})
-
-
-def _require_master(facts: Mapping[str, Any]) -> ServerIdentity:
-    if facts["role"] != "master":
-        raise NotMaster(f"the Redis server with run id {facts['run_id']} is a {facts['role']}")
-    return ServerIdentity(str(facts["run_id"]), str(facts["master_replid"]))
-
-
 async def read_blessing(pool: "Pool[asyncpg.Record]", shard: int) -> ServerIdentity | None:
     """The server of a shard that was checked last; None before the first check.
 
@@ -87,6 +60,28 @@ async def read_blessing(pool: "Pool[asyncpg.Record]", shard: int) -> ServerIdent
     """
     row = await pool.fetchrow(QUERIES["read_blessing"], shard)
     return ServerIdentity(*row) if row else None
+
+
+async def begin_check(
+    pool: "Pool[asyncpg.Record]", shard: int, server: ServerIdentity, previous: ServerIdentity
+) -> bool:
+    """Say that `server` is being checked; False where another one was blessed since `previous` was read.
+
+    Waits for every commit under way: from now on no grant is committed but those read from `server`.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
+    """
+    return await pool.fetchval(QUERIES["begin_check"], shard, *server, *previous) is not None
+
+
+async def end_check(pool: "Pool[asyncpg.Record]", shard: int) -> None:
+    """Say that no server is being checked: the blessed one answers, and its grants may be committed again.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
+    """
+    await pool.execute(QUERIES["end_check"], shard)
 
 
 async def write_blessing(

@@ -13,13 +13,14 @@ from couponsvc import limits
 from couponsvc.reconcile.attending import Attendant, ReconcileCounts
 from couponsvc.reconcile.blessing import ServerChanged, bless_server
 from couponsvc.reconcile.doorbell import Doorbell
-from couponsvc.reconcile.identity import NotMaster, ServerIdentity, read_blessing, require_server
+from couponsvc.reconcile.identity import end_check, read_blessing, require_server
 from couponsvc.reconcile.leading import Lead
 from couponsvc.reconcile.snapshot import Pool
 from couponsvc.settings import Settings
 from couponsvc.support import logs
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
+from couponsvc.support.server_identity import NotMaster, ServerIdentity
 from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys
@@ -141,11 +142,13 @@ class Reconciler:
             return False
         self._blessed = previous = await read_blessing(self._pool, self._shard)
         if server == previous:
+            await end_check(self._pool, self._shard)
             return False
         log.warning("redis server is unknown", run_id=server.run_id, previous=previous and previous.run_id)
         await self._redis.connection_pool.disconnect()  # none may lead to another server
         async with self._pool.acquire() as connection:
             await refuse_unsafe(self._redis, connection, allow=self._settings.unsafe_servers)
+        self._blessed = None  # if it breaks off, what was begun must be ended or done again
         await bless_server(self._pool, self._redis, self._shard, server, previous)
         self._blessed = server
         return True

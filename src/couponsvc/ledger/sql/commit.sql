@@ -16,11 +16,20 @@ WHERE d.drop_no = ANY ($1::int[]);
 -- arrays. A column in which all grants agree is empty; the value stands in the shared parameter.
 -- Params: $1 int drop_no, $2 int epoch, $3 int issued as foreseen, $4 int grants; shared: $5 int
 -- partner_no, $6 int ordinal, $7 text channel, $8 text region; per grant: $9 person_token,
--- $10 out_request_no, $11 code, $12 partner_no, $13 ordinal, $14 channel, $15 region
-WITH advanced AS (
+-- $10 out_request_no, $11 code, $12 partner_no, $13 ordinal, $14 channel, $15 region; see lock_source:
+-- $16 smallint shard, $17 text run_id, $18 text replication_id
+WITH source AS MATERIALIZED (
+  SELECT coalesce(checking_run_id, run_id) = $17::text
+         AND coalesce(checking_replication_id, replication_id) = $18::text AS used
+  FROM blessings
+  WHERE shard = $16::smallint
+  FOR SHARE
+),
+advanced AS (
   UPDATE drops
   SET issued = issued + $4::int
   WHERE drop_no = $1::int AND epoch = $2::int AND issued = $3::int AND issued + $4::int < quantity
+        AND coalesce((SELECT used FROM source), true)
   RETURNING drop_no, issued, date_trunc('milliseconds', clock_timestamp()) AS issued_at
 ),
 inserted AS (
@@ -52,11 +61,20 @@ FROM advanced;
 -- Params: arrays with one element per drop, $1 int[] drop_no, $2 int[] epoch, $3 int[] issued as
 -- foreseen, $4 int[] grants; shared: $5 int[] partner_no, $6 int[] ordinal, $7 text[] channel,
 -- $8 text[] region; the drop's grants: $9 text[] person_token, $10 text[] out_request_no,
--- $11 text[] code, $12 text[] partner_no, $13 text[] ordinal, $14 text[] channel, $15 text[] region
-WITH locked AS MATERIALIZED (
+-- $11 text[] code, $12 text[] partner_no, $13 text[] ordinal, $14 text[] channel, $15 text[] region;
+-- see lock_source: $16 smallint shard, $17 text run_id, $18 text replication_id
+WITH source AS MATERIALIZED (
+  SELECT coalesce(checking_run_id, run_id) = $17::text
+         AND coalesce(checking_replication_id, replication_id) = $18::text AS used
+  FROM blessings
+  WHERE shard = $16::smallint
+  FOR SHARE
+),
+locked AS MATERIALIZED (
   SELECT drop_no, epoch, issued, quantity
   FROM drops
   WHERE drop_no = ANY ($1::int[])
+        AND (SELECT count(*) FROM source) >= 0 -- locked first: everybody takes locks in one order
   ORDER BY drop_no
   FOR NO KEY UPDATE
 ),
@@ -73,6 +91,7 @@ fitting AS MATERIALIZED (
           person_tokens, out_request_nos, codes, partner_nos, ordinals, channels, regions)
     ON f.drop_no = l.drop_no AND f.epoch = l.epoch AND f.issued = l.issued
   WHERE l.issued + f.grants <= l.quantity
+        AND coalesce((SELECT used FROM source), true)
 ),
 advanced AS (
   UPDATE drops d
@@ -110,8 +129,18 @@ FROM locked l
 LEFT JOIN fitting f USING (drop_no)
 ORDER BY l.drop_no;
 
+-- name: lock_source :value
+-- Whether grants of a server may be committed: it is being checked, or blessed while none is checked.
+-- Null where none was ever blessed, so that none was ever asked. Until the transaction ends nobody
+-- can begin to check another one (decision 0019).
+-- Params: $1 smallint shard, $2 text run_id, $3 text replication_id
+SELECT coalesce(checking_run_id, run_id) = $2 AND coalesce(checking_replication_id, replication_id) = $3
+FROM blessings
+WHERE shard = $1
+FOR SHARE;
+
 -- name: lock_drops :many
--- The slow path opens with this: from here on nobody else issues from these drops.
+-- The slow path goes on with this: from here on nobody else issues from these drops.
 -- Params: $1 int[] drop_no
 SELECT drop_no, epoch, issued, quantity, per_person_limit
 FROM drops

@@ -141,6 +141,19 @@ ORDER BY partner_no;
 -- Params: $1 smallint shard
 SELECT run_id, replication_id FROM blessings WHERE shard = $1;
 
+-- name: begin_check :value
+-- Fence off every server but the one that is checked now. Waits for commits under way: each holds the row.
+-- Params: as bless_next
+UPDATE blessings SET checking_run_id = $2, checking_replication_id = $3
+WHERE shard = $1 AND run_id = $4 AND replication_id = $5
+RETURNING shard;
+
+-- name: end_check :execute
+-- The check came to nothing, because the blessed server is back.
+-- Params: $1 smallint shard
+UPDATE blessings SET checking_run_id = NULL, checking_replication_id = NULL
+WHERE shard = $1 AND checking_run_id IS NOT NULL;
+
 -- name: bless_first :value
 -- Bless the first server of a shard; nothing where another reconciler was faster.
 -- Params: $1 smallint shard, $2 text run_id, $3 text replication_id
@@ -152,7 +165,8 @@ RETURNING shard;
 -- Bless another server, if the one blessed before is still the one that the check began with.
 -- Params: $1 smallint shard, $2 text run_id, $3 text replication_id, $4 text previous run_id,
 -- $5 text previous replication_id
-UPDATE blessings SET run_id = $2, replication_id = $3, blessed_at = now()
+UPDATE blessings
+SET run_id = $2, replication_id = $3, blessed_at = now(), checking_run_id = NULL, checking_replication_id = NULL
 WHERE shard = $1 AND run_id = $4 AND replication_id = $5
 RETURNING shard;
 
