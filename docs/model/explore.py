@@ -52,6 +52,7 @@ class Finding(NamedTuple):
 
 ISSUING: Final = "QUANTITY=1"
 LOSING: Final = "TRIES=1 CRASHES=0 ONE_DRAINER RESTOCKS=1"
+ASKING_AGAIN: Final = "TRIES=2 CRASHES=0 ONE_DRAINER"
 REBUILDING: Final = "TRIES=1 CRASHES=0 WHIMS=2"
 OPENING: Final = "OPENING TRIES=1 CRASHES=0 WHIMS=0"
 RESTOCKING: Final = "CRASHES=1 WHIMS=0"
@@ -78,9 +79,13 @@ VARIANTS: Final = [
     *_removals(
         "losing",
         LOSING,
-        "RUN_ID_FENCE EPOCH_FENCE QUANTITY_GUARD PERSON_GUARD LOOKS EXAMINATION MISSING_IS_NOT_ZERO"
+        "RUN_ID_FENCE EPOCH_FENCE PERSON_GUARD LOOKS EXAMINATION MISSING_IS_NOT_ZERO"
         " EPOCH_AT_ACKNOWLEDGEMENT RAISE_BEFORE_READING VERSION_TOLD",
     ),
+    Variant("losing", ASKING_AGAIN, expected=HOLDS),
+    Variant("losing", ASKING_AGAIN, "SOURCE_FENCE"),
+    Variant("losing", LOSING, "QUANTITY_GUARD", HOLDS, "SOURCE_FENCE: Postgres moves under no examination"),
+    Variant("losing", LOSING, "QUANTITY_GUARD SOURCE_FENCE"),
     Variant("losing", LOSING, "NO_RETURN_OF_PHANTOMS", HOLDS, "it is drift already, and a look rebuilds it"),
     Variant("losing", LOSING, "FENCE", HOLDS, "the epoch in Postgres refuses what the gate still grants"),
     Variant("rebuilding", REBUILDING, expected=HOLDS),
@@ -96,8 +101,7 @@ VARIANTS: Final = [
     *_removals("changing", RESTOCKING, "RESTOCK_COMMITTED_FIRST ROW_LOCK"),
     *_removals("changing", LOWERING, "TAKING_FIRST VERSIONS"),
     Variant("returning", "", expected=HOLDS),
-    *_removals("returning", "", "QUANTITY_GUARD PERSON_GUARD EPOCH_FENCE"),
-    Variant("returning", "", "RUN_ID_FENCE", HOLDS, "here QUANTITY_GUARD and the looks; see losing"),
+    *_removals("returning", "", "QUANTITY_GUARD PERSON_GUARD EPOCH_FENCE SOURCE_FENCE RUN_ID_FENCE"),
     Variant("revoking", REVOKING, expected=HOLDS),
     *_removals("revoking", REVOKING, "LEDGER_FIRST NOTE_AS_TOKEN COMMITTED_NOTE REVOKED_IS_NO_REPLAY"),
 ]

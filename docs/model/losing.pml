@@ -8,6 +8,7 @@ what does not agree. Meanwhile an operator adds a unit, and is told so.
 #define PERSONS 2
 #endif
 #define SOLD_OUT_AT(s) quantity_told
+#define IDENTITIES
 byte quantity_told;
 #include "protocol.pml"
 #ifdef WITHOUT_EXAMINATION
@@ -21,7 +22,7 @@ byte quantity_told;
 inline bless() {
   atomic {
     if
-    :: server > 0 && redis[0].identity == server && blessed == previous && EXAMINED -> blessed = server
+    :: server > 0 && redis[0].identity == server && blessed == previous && EXAMINED -> blessed = server; checking = 0
     :: else
     fi;
     server = 0; previous = 0
@@ -97,7 +98,7 @@ proctype reconciler() {
   REBUILDER;
   end: do
   :: atomic {                                          /* an unknown server: bless_server */
-      blessed != redis[0].identity && MAY_BEGIN -> server = redis[0].identity; previous = blessed
+      blessed != redis[0].identity && MAY_BEGIN -> server = redis[0].identity; previous = blessed; checking = server
     };
     if
     :: atomic { BEHIND(0) -> skip }; define(0, ledger_epoch, ledger_version, ledger_quantity, true)

@@ -45,6 +45,7 @@ byte ledger_epoch = 1, ledger_quantity = QUANTITY, ledger_version = 1, ledger_is
 byte rows;                   /* the set of persons with a voucher */
 bit row_lock;                /* an operator's transaction holds the row of the drop */
 byte blessed = 1;            /* the server that was checked last */
+byte checking;               /* the server that is being checked; 0: none */
 
 byte told;                   /* the set of persons that were told: issued */
 byte unwritten;               /* grants that are not on the stream yet; only without its rule */
@@ -81,6 +82,19 @@ mtype = { COMMITTED, MISMATCH, EXCEEDED, STALE, NONE };
 #define BEHIND(s) (CURRENT(s) && redis[s].version < ledger_version)
 #define RESTS(s) (redis[s].pending == 0 || redis[s].stream == 0)
 
+/* Of models with several servers: the one that is used is the only one that is committed from; the blessed one
+   refuses nobody who has a voucher. */
+#ifdef IDENTITIES
+#define KNOWN_TO(s, p) assert(checking != 0 || redis[s].identity != blessed || !HAS(rows, p))
+#else
+#define KNOWN_TO(s, p) skip
+#endif
+#if defined(IDENTITIES) && !defined(WITHOUT_SOURCE_FENCE)
+#define USED(server) ((checking -> checking : blessed) == server)
+#else
+#define USED(server) true
+#endif
+
 #ifndef SOLD_OUT_AT
 #define SOLD_OUT_AT(s) redis[s].quantity
 #endif
@@ -103,9 +117,10 @@ inline grab(s, p) {
       :: else ->
         if
         :: redis[s].available == 0 && redis[s].pending == 0 && redis[s].issued >= redis[s].quantity ->
+          KNOWN_TO(s, p);
           assert(ledger_issued >= SOLD_OUT_AT(s))                           /* SOLD_OUT, for good: is it true? */
         :: redis[s].available == 0 && !(redis[s].pending == 0 && redis[s].issued >= redis[s].quantity) ->
-          skip                                                              /* SOLD_OUT_PENDING */
+          KNOWN_TO(s, p)                                                    /* SOLD_OUT_PENDING */
         :: redis[s].available > 0 ->                                        /* GRANTED */
           redis[s].available--; redis[s].pending++;
           redis[s].holders[redis[s].published] = WITH(redis[s].holders[redis[s].published], p);
@@ -126,20 +141,21 @@ inline grab(s, p) {
   }
 }
 
-/* One transaction of the drainer for one grant: ledger/verdicts.py, in its order. */
-inline commit(g, verdict) {
+/* One transaction of the drainer for one grant that it read from a server: ledger/verdicts.py, in its order. */
+inline commit(g, from, verdict) {
   d_step {
     row_lock == 0;
     if
-    :: person_of[g] == SPOILED -> verdict = MISMATCH
+    :: !USED(from) -> verdict = NONE                 /* UncheckedServer: dropped, and read again where it is */
+    :: USED(from) && person_of[g] == SPOILED -> verdict = MISMATCH
 #if defined(REVOKING) && !defined(WITHOUT_REVOKED_IS_NO_REPLAY)
-    :: HAS(rows, person_of[g]) && HAS(revoked, person_of[g]) -> verdict = MISMATCH /* the unit goes back at once */
+    :: USED(from) && HAS(rows, person_of[g]) && HAS(revoked, person_of[g]) -> verdict = MISMATCH /* the unit goes back at once */
 #endif
 #ifndef WITHOUT_PERSON_GUARD
-    :: person_of[g] != SPOILED && HAS(rows, person_of[g]) && !GONE(person_of[g]) -> verdict = COMMITTED   /* a replay */
+    :: USED(from) && person_of[g] != SPOILED && HAS(rows, person_of[g]) && !GONE(person_of[g]) -> verdict = COMMITTED   /* a replay */
 #endif
 #ifndef WITHOUT_EPOCH_FENCE
-    :: person_of[g] != SPOILED && !HAS(rows, person_of[g]) && epoch_of[g] != ledger_epoch -> verdict = STALE
+    :: USED(from) && person_of[g] != SPOILED && !HAS(rows, person_of[g]) && epoch_of[g] != ledger_epoch -> verdict = STALE
 #endif
     :: else ->
       if
@@ -225,10 +241,10 @@ inline define(s, epoch, version_asked, quantity_asked, committed) {
 }
 
 /* Any entry that is on the stream: new, one's own, or taken over from a drainer that seems dead. */
-inline read_entry(s, g) {
+inline read_entry(s, g, from) {
   atomic {
     redis[s].stream != 0;
-    g = 0;
+    g = 0; from = redis[s].identity;
     do
     :: HAS(redis[s].stream, g) -> break
     :: (redis[s].stream >> (g + 1)) != 0 -> g++
@@ -240,9 +256,9 @@ byte crashes_left;
 #define MAY_DIE :: atomic { crashes_left > 0 -> crashes_left--; goto reborn }
 
 proctype drainer(byte s) {
-  byte g; mtype verdict = NONE;
+  byte g, from; mtype verdict = NONE;
   end: do
-  :: read_entry(s, g);
+  :: read_entry(s, g, from);
 #ifdef WITHOUT_COMMIT_FIRST
     acknowledge(s, g, COMMITTED);
 #endif
@@ -250,10 +266,10 @@ proctype drainer(byte s) {
     tell(g, COMMITTED);
 #endif
     if MAY_DIE :: skip fi;
-    commit(g, verdict);
-    if MAY_DIE :: skip fi;
+    commit(g, from, verdict);
+    if MAY_DIE :: atomic { verdict == NONE -> goto reborn } :: atomic { verdict != NONE -> skip } fi;
     tell(g, verdict);
     acknowledge(s, g, verdict);
-    reborn: atomic { g = 0; verdict = NONE }
+    reborn: atomic { g = 0; from = 0; verdict = NONE }
   od
 }

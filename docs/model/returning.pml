@@ -5,6 +5,7 @@ a drainer. The old server's connection lasts until its API process looks at the 
 heals, and clients are led to server 0 again, which keeps what it had and must be checked anew.
 */
 #define SERVERS 2
+#define IDENTITIES
 #define PERSONS 2
 bit cut_off;                 /* until then server 1 is only a replica */
 #define CHECK(s) assert(lost || (CONSERVED(0) && (!cut_off || CONSERVED(1))))
@@ -66,7 +67,7 @@ inline check(s) {
   fi;
   atomic {
     if
-    :: redis[address].identity == server && blessed == previous -> blessed = server
+    :: redis[address].identity == server && blessed == previous -> blessed = server; checking = 0
     :: else
     fi;
     server = 0; previous = 0
@@ -76,10 +77,11 @@ inline check(s) {
 proctype reconciler() {
   REBUILDER;
   end: do
-  :: atomic { blessed != redis[0].identity && address == 0 && MAY_BEGIN -> server = 1; previous = blessed };
+  :: atomic { blessed != redis[0].identity && address == 0 && MAY_BEGIN -> server = 1; previous = blessed; checking = 1 };
     check(0)
-  :: atomic { blessed != redis[1].identity && address == 1 && MAY_BEGIN -> server = 2; previous = blessed };
+  :: atomic { blessed != redis[1].identity && address == 1 && MAY_BEGIN -> server = 2; previous = blessed; checking = 2 };
     check(1)
+  :: atomic { checking != 0 && blessed == redis[address].identity -> checking = 0 }         /* it is back */
   :: atomic { address == 0 && blessed == 1 && !AGREES(0) && RESTS(0) && MAY_BEGIN -> begin_rebuild(0) }; rebuild(0)
   :: atomic { address == 1 && blessed == 2 && !AGREES(1) && RESTS(1) && MAY_BEGIN -> begin_rebuild(1) }; rebuild(1)
   od

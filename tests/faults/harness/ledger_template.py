@@ -32,7 +32,12 @@ PARTNERS: Final = ("bank-a", "wallet-b")
 ACTOR: Final = "harness"
 WAL_SEGMENT_MB: Final = 1
 """Small, so that a limit on the size of files can spare the log and hit the tables."""
-SETTINGS: Final[Mapping[str, str]] = {"shared_buffers": "128MB"}
+SETTINGS: Final[Mapping[str, str]] = {
+    "shared_buffers": "128MB",
+    # Otherwise recovery makes segments of a megabyte, which a full disk of ours (a limit on all files,
+    # those in memory included) refuses: then it neither ends nor goes on (seen once; a real disk does not).
+    "min_dynamic_shared_memory": "16MB",
+}
 
 
 @dataclass(frozen=True, slots=True)
