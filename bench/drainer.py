@@ -41,6 +41,7 @@ from couponsvc.values.drop import Drop
 from couponsvc.values.grab import Grab
 
 ORIGIN: Final = "bench"
+BLESS: Final = "INSERT INTO blessings (shard, run_id, replication_id) VALUES ($1, $2, $3)"
 QUANTITY: Final = 50_000_000
 CALIBRATION_GRANTS: Final = 5_000
 DRAINED_S: Final = 20.0
@@ -133,6 +134,8 @@ class Side:
             scene = Scene(self.settings, pool, redis)
             for number in range(max(case.drops for case in CASES)):
                 self.drops.append(await scene.add_drop(f"bench-{number}", QUANTITY))
+            info = await redis.info("server", "replication")
+            await pool.execute(BLESS, SHARD, info["run_id"], info["master_replid"])
         await redis.aclose()
         self._line = await open_line(make_connection(self.settings.redis_url), timeout_s=30)
         hearing = await open_line(

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = judge_again(options.judge)
         _print(report.text() or f"every promise kept: {report.checked}")
         return 1 if report.violations else 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # end tidily, either way
     if options.jobs > 1:
         return _side_by_side(options, list(sys.argv[1:] if arguments is None else arguments))
