@@ -89,6 +89,9 @@ GATE_TIMEOUT_S: Final = 1.0
 GATE_CONNECT_TIMEOUT_S: Final = 0.5
 GATE_RECHECK_MS: Final = 100
 """How often a closed gate asks Postgres whether the server has been blessed."""
+GATE_WATCH_MS: Final = 250
+"""How often an open gate asks whether another one is: a process that is still connected to an old primary grants
+what is never confirmed, and refuses who got a voucher elsewhere, for as long. One row by its key."""
 BACKLOG_MAX_COUNT: Final = 100_000
 """Grants on a shard's stream that are not committed: about 10 s of a drainer's work, 30 MB."""
 PER_PERSON_LIMIT_MAX: Final = 16

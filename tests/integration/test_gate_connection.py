@@ -103,12 +103,17 @@ async def test_a_restarted_server_is_noticed_before_it_answers_a_grab(
         assert refused == 50
 
 
-async def test_a_moved_blessing_closes_a_connection_that_still_lives(redis: Redis, redis_url: str) -> None:
+@pytest.mark.parametrize(
+    "moved", [ServerIdentity("1" * 40, "1" * 40), None], ids=["blessed", "being checked"]
+)
+async def test_a_moved_blessing_closes_a_connection_that_still_lives(
+    redis: Redis, redis_url: str, moved: ServerIdentity | None
+) -> None:
     await Stock().publish(redis)
     blessed: list[ServerIdentity | None] = [await who_is(redis)]
     async with gate_on(redis_url, blessed) as gate:
         await until_open(gate)
-        blessed[0] = ServerIdentity("1" * 40, "1" * 40)
+        blessed[0] = moved
         async with asyncio.timeout(5):
             while gate.closed_because is None:
                 await asyncio.sleep(0.05)

@@ -13,12 +13,13 @@ from couponsvc.ledger.commit import Committer, UncheckedServer
 from couponsvc.ledger.drainer import Drainer
 from couponsvc.ledger.inbox import Inbox
 from couponsvc.ledger.stream import GrantStream, RawEntry
-from couponsvc.reconcile.identity import begin_check, read_blessing, read_identity
+from couponsvc.reconcile.identity import begin_check, end_check, read_blessing, read_identity
 from couponsvc.reconcile.reconciler import Reconciler
 from couponsvc.settings import Settings
 from couponsvc.support.redis_client import make_connection
 from couponsvc.support.resp import LineLost, RespLine, open_line
 from couponsvc.support.server_identity import ServerIdentity
+from couponsvc.support.sql import Queries
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
 from couponsvc.values.grab import Grab
@@ -81,6 +82,19 @@ async def test_only_the_server_that_is_used_is_committed_from(
     assert await begin_check(scene.pool, SHARD, CHECKING, BLESSED)
     assert not await issued_from(BLESSED, "d")
     assert await issued_from(CHECKING, "e")
+
+
+async def test_no_gate_decides_on_the_old_server_while_another_one_is_checked(scene: Scene) -> None:
+    async def read() -> ServerIdentity | None:
+        row = await scene.pool.fetchrow(Queries("couponsvc.api", "blessing")["read_blessing"], SHARD)
+        return ServerIdentity(*row) if row else None
+
+    await scene.pool.execute(BLESS, SHARD, *BLESSED)
+    assert await read() == BLESSED
+    await begin_check(scene.pool, SHARD, CHECKING, BLESSED)
+    assert await read() is None
+    await end_check(scene.pool, SHARD)
+    assert await read() == BLESSED
 
 
 async def test_a_check_begins_when_the_commits_under_way_have_ended(

@@ -30,8 +30,9 @@ log = structlog.get_logger("gate")
 
 
 ReadBlessing = Callable[[], Awaitable[ServerIdentity | None]]
-"""Reads who was checked last (the shard\'s row of `blessings`); may raise OSError or asyncpg errors while
-Postgres is away."""
+"""Reads who was checked last (the shard's row of `blessings`), if nobody else is being checked.
+
+May raise OSError or asyncpg errors while Postgres is away."""
 
 
 _REFUSED_AS_A_WHOLE: Final = (
@@ -143,7 +144,7 @@ class GateConnection:
             except Exception as error:  # noqa: BLE001 - Postgres or Redis is away: keep what holds, try again
                 if self._line is None:
                     self._closed_because = (_problem_of(error), f"{type(error).__name__}: {error}")
-            pause_ms = limits.GATE_RECHECK_MS if self._line is None else limits.RECONCILE_EVERY_MS
+            pause_ms = limits.GATE_RECHECK_MS if self._line is None else limits.GATE_WATCH_MS
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_ms / 1000)
@@ -152,9 +153,9 @@ class GateConnection:
     async def _tend(self) -> None:
         blessing = await self._read_blessing()
         if self._line is not None:
-            # The blessing may move to another server while this connection lives on.
-            if blessing not in {self._blessed, None}:
-                self._drop("rebuilding", "another Redis server was blessed")
+            # Another server may be checked and blessed while this connection lives on.
+            if blessing != self._blessed:
+                self._drop("rebuilding", "another Redis server is being checked or was blessed")
             return
         self._blessed = blessing
         connection = make_connection(
