@@ -160,15 +160,20 @@ class Drainer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Settle deliveries until `stop` is set; rides out the absence of Redis and of Postgres."""
-        backoff = Backoff()
+        backoff, told = Backoff(), ""
         while not stop.is_set():
             try:
                 await self._turn(stop, limits.DRAIN_BLOCK_MS)
                 await self._observe()
                 backoff.reset()
+                told = ""
             except (RedisError, OSError) as error:
                 metrics.redis_absences.inc()
-                _log.warning("redis_away", error=type(error).__name__)
+                if type(error).__name__ != told:  # once: it is tried again many times a second
+                    told = type(error).__name__
+                    _log.warning("redis_away", error=told)
+                if isinstance(error, UncheckedServer):
+                    backoff.reset()  # a check waits for us as soon as it has begun
                 await self._recover()
                 await _pause(stop, backoff.next_s())
         with suppress(RedisError, OSError):
