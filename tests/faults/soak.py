@@ -100,7 +100,8 @@ async def soak(minutes: float, seed: int, out_dir: Path) -> Soak:
 async def _round(deployment: Deployment, done: Soak, base: Path, out_dir: Path) -> None:
     plan = make_round(done.seed, done.rounds, Capabilities(clocks=False))
     began_s = time.monotonic()
-    found = await Run(deployment, plan, base / "numbers.tsv").carry_out()
+    # A book of its own: with one for all, every round would ask the numbers of all before it again.
+    found = await Run(deployment, plan, base / f"numbers-{done.rounds}.tsv").carry_out()
     result = found.result
     if result.violations:
         keep(out_dir / f"soak-{done.seed}-round-{done.rounds + 1}", deployment.log_paths(), plan, found)
