@@ -86,7 +86,7 @@ GATE_MUTANTS: Final = (
         "a missing key is not zero: the drop is not loaded",
         _GATE,
         "wiped",
-        "sold_out_final_true",
+        "sold_out_true",
         (
             Edit(
                 _GRAB_BATCH,

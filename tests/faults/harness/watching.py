@@ -9,6 +9,7 @@ read directly, and a time ends before the last question that still showed it: it
 
 import asyncio
 import contextlib
+import sys
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -30,6 +31,7 @@ POLL_S: Final = 0.01
 WATCHED_MAX_S: Final = 15.0
 """A server may stay unchecked as long as a fault keeps the reconciler away; enough of it is seen then."""
 ANSWER_TIMEOUT_S: Final = 1.0
+ENDED_WITHIN_S: Final = 5.0
 DECIDED: Final = frozenset({"sold_out", "person_limit", "paused"})
 """Refusals that only the gate can know of."""
 
@@ -62,7 +64,12 @@ class Witness:
         watching = list(self._watching)
         for task in watching:
             task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        if not watching:
+            return
+        _, stuck = await asyncio.wait(watching, timeout=ENDED_WITHIN_S)
+        for task in stuck:  # it only looks on: a connection that cannot be given up must not hold up the run
+            print(f"a witness does not end: {task.get_stack()}", file=sys.stderr)  # noqa: T201
+            self._watching.discard(task)
 
     async def server_changed(self) -> None:
         """The API was led to another server this moment, or to the same one after a restart."""
