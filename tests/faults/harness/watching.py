@@ -14,6 +14,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from types import CoroutineType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -68,7 +69,7 @@ class Witness:
             return
         _, stuck = await asyncio.wait(watching, timeout=ENDED_WITHIN_S)
         for task in stuck:  # it only looks on: a connection that cannot be given up must not hold up the run
-            print(f"a witness does not end: {task.get_stack()}", file=sys.stderr)  # noqa: T201
+            print(f"a witness does not end: {_awaited(task)}", file=sys.stderr)  # noqa: T201
             self._watching.discard(task)
 
     async def server_changed(self) -> None:
@@ -156,6 +157,16 @@ class Witness:
         finally:
             self.windows.extend(Window(drop_id, began_ns, at_ns) for drop_id, at_ns in ended_ns.items())
             connection.terminate()
+
+
+def _awaited(task: asyncio.Task[None]) -> list[str]:
+    """Whom a task waits for, from the outermost coroutine to the innermost."""
+    found: list[str] = []
+    waits_for: object = task.get_coro()
+    while isinstance(waits_for, CoroutineType):
+        found.append(f"{waits_for.__qualname__}:{waits_for.cr_frame.f_lineno if waits_for.cr_frame else 0}")
+        waits_for = waits_for.cr_await
+    return [*found, repr(waits_for)]
 
 
 def within(calls: Sequence[Call], window: Window) -> Iterator[Call]:
