@@ -32,6 +32,10 @@ PATIENCE: Final = Retries(attempts_max_count=60, pause_s=0.1, pause_max_s=1.0)
 """Longer than any fault here lasts: a partner that never gives up within a minute."""
 
 
+class Outdone(Exception):
+    """More vouchers are issued than the definition allows."""
+
+
 @dataclass
 class Up:
     """A running `couponsvc up` on a data directory of its own."""
@@ -184,13 +188,19 @@ class Rush:
         self.wait_for_state("open")
 
     def operate(self, method: Literal["put", "post"], path: str, body: dict[str, Any]) -> None:
-        """An operator's call, repeated while it is refused or not answered: a fault may not be over yet."""
+        """An operator's call, repeated while it is refused or not answered: a fault may not be over yet.
+
+        Raises:
+            Outdone: what was issued meanwhile stands against it, and will for ever.
+        """
         give_up_at = monotonic() + READY_S
         while True:
             with self.up.operator() as operator:
                 try:
                     getattr(operator, method)(path, body)
-                except (ApiRefused, Unreachable):
+                except (ApiRefused, Unreachable) as error:
+                    if isinstance(error, ApiRefused) and method == "put" and error.refusal.code == "conflict":
+                        raise Outdone(str(error)) from error
                     if monotonic() > give_up_at:
                         raise
                     sleep(0.05)
