@@ -253,6 +253,12 @@ async def test_redis_without_memory_refuses_writes_until_it_has_some(deployment:
         await redis.set("more", 1)
 
 
+async def write_on(redis: Redis) -> None:
+    """A process that has just started takes a moment to feel its limit."""
+    for _ in range(1_000):
+        await redis.set("more", "x" * 10_000)
+
+
 async def test_redis_with_a_full_disk_ends_at_each_write_and_keeps_what_it_had(
     deployment: Deployment,
 ) -> None:
@@ -262,7 +268,7 @@ async def test_redis_with_a_full_disk_ends_at_each_write_and_keeps_what_it_had(
         for _ in range(2):  # the process that was started again has no room either
             server = deployment.pid("redis")
             with pytest.raises(RedisError):
-                await redis.set("more", "x" * 10_000)
+                await write_on(redis)
             await until(lambda pid=server: deployment.pid("redis") not in {pid, None}, "Redis is back")  # type: ignore[misc]
             await until(lambda: answers(deployment.redis_url), "it answers")
         await deployment.redis_disk_full(on=False)

@@ -48,10 +48,10 @@ def limit_files(pids: Iterable[int], max_bytes: int | None, popen_options: Mappi
     )
 
 
-def longest_bytes(directory: Path) -> int:
+def longest_bytes(directory: Path, pattern: str = "*") -> int:
     """Length of the longest file below a directory; files that go meanwhile do not count."""
     longest = 0
-    for path in directory.rglob("*"):
+    for path in directory.rglob(pattern):
         try:
             longest = max(longest, path.stat().st_size)
         except FileNotFoundError:
