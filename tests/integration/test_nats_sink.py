@@ -214,3 +214,27 @@ async def test_a_subject_that_is_forbidden_is_a_refusal_that_names_it() -> None:
             await sink.close()
         finally:
             server.kill()
+
+
+async def test_a_close_whose_last_write_fails_leaves_no_task_behind(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A broker that dies while we close: the library gives up its own clean-up half-way. That no task is
+    # left is checked after every test.
+    sink = NatsSink(server.url)
+    await sink.open()
+    client = sink._client  # noqa: SLF001 - the network does this to it
+    assert client is not None
+    transport = client._transport  # noqa: SLF001
+    assert transport is not None
+
+    async def say_one_thing_more() -> None:
+        client._pending, client._pending_data_size = [b"PING\r\n"], 6  # noqa: SLF001
+
+    async def broken() -> None:
+        transport.close()  # type: ignore[no-untyped-call]
+        raise ConnectionResetError
+
+    monkeypatch.setattr(client, "_flush_pending", say_one_thing_more)
+    monkeypatch.setattr(transport, "drain", broken)
+    await sink.close()

@@ -116,6 +116,9 @@ class NatsSink:
         if client is not None:
             with suppress(Exception):
                 await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+            # Where its last write fails, the client (2.16) leaves the tasks of its subscriptions behind.
+            for subscription in list(client._subs.values()):  # noqa: SLF001 - it has no other way to them
+                subscription._stop_processing()  # noqa: SLF001
 
     async def _remember(self, error: Exception) -> None:
         """Hear of an error that no call raised; one about permissions would only show as silence."""
