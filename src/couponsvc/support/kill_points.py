@@ -25,6 +25,7 @@ HIT_SUFFIX: Final = ".hit"
 KILL: Final = "kill"
 PAUSE: Final = "pause"
 RAISE: Final = "raise"
+_ORDERS: Final = frozenset({KILL, PAUSE, RAISE})
 
 NAMES: Final[set[str]] = set()
 """Every point of the modules that are imported."""
@@ -57,6 +58,8 @@ def _reach(order_path: Path) -> None:
     hit_path = order_path.with_name(order_path.name + HIT_SUFFIX)
     try:
         order = order_path.read_text("ascii").strip()
+        if order not in _ORDERS:
+            return  # it is being written
         order_path.rename(hit_path)  # of all processes one succeeds
     except FileNotFoundError:
         return
