@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from couponsvc import limits
 from couponsvc.ledger.commit import Committer, UncheckedServer
@@ -192,3 +193,22 @@ async def test_entries_that_may_be_of_two_servers_are_not_taken(scene: Scene) ->
     own = [len((await inbox.read(10)).entries) for _ in range(2)]
     assert own == [limits.DRAIN_READ_COUNT, 1]
     stream.close()
+
+
+async def test_a_line_to_a_server_that_does_not_say_who_it_is_is_closed(scene: Scene, redis: Redis) -> None:
+    await redis.execute_command("ACL", "SETUSER", "mute", "on", ">mute", "~*", "+@all", "-info")  # type: ignore[no-untyped-call]
+    try:
+        url = scene.settings.redis_url
+        address = url.rpartition("@")[2].removeprefix("redis://")
+
+        async def connect() -> RespLine:
+            return await open_line(make_connection(f"redis://mute:mute@{address}"), timeout_s=5.0)
+
+        stream = GrantStream(connect, keys.grants_key(SHARD), keys.GROUP, "me")
+        with pytest.raises(ResponseError, match="NOPERM"):
+            await stream.line()
+        async with asyncio.timeout(5):
+            while any(client["user"] == "mute" for client in await redis.client_list()):
+                await asyncio.sleep(0.01)
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "mute")  # type: ignore[no-untyped-call]

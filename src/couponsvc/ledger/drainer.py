@@ -288,7 +288,11 @@ def _count(settled: Sequence[Settled]) -> DrainCounts:
 
 async def _connect(redis_url: str) -> RespLine:
     line = await open_line(make_connection(redis_url), timeout_s=REPLY_TIMEOUT_S)
-    await line.call("SCRIPT", "LOAD", ACKNOWLEDGE.source)
+    try:
+        await line.call("SCRIPT", "LOAD", ACKNOWLEDGE.source)
+    except BaseException:  # e.g. while the server loads its data: tried again soon, and often
+        line.close()
+        raise
     return line
 
 

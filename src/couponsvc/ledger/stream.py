@@ -51,6 +51,9 @@ class GrantStream:
             except NotMaster as error:
                 line.close()
                 raise RedisConnectionError(str(error)) from error
+            except BaseException:
+                line.close()
+                raise
             self._line = line
         return self._line
 
