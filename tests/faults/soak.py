@@ -29,8 +29,14 @@ from tests.faults.harness.run import Run
 
 FIRST_SEED: Final = 900_000
 """Far from the seeds of single schedules: numbers of a deployment are used once."""
-PRESS_S: Final = 35.0
-"""Of each minute: the rest is selling out, asking everything again, judging and measuring."""
+ROUND_S: Final = 60.0
+"""From one fault to the next."""
+PRESS_MIN_S, PRESS_MAX_S = 15.0, 40.0
+"""Of each minute: the rest is selling out, asking everything again, judging and measuring, and how long
+that takes is a matter of the machine. What the last round needed for it, the next one leaves."""
+FIRST_PRESS_S: Final = 30.0
+UNTIL_FAULT_S: Final = 3.0
+"""At least: a little normal work before it."""
 REST_S: Final = 1.0
 """Before measuring, for what follows the last answer."""
 
@@ -87,9 +93,11 @@ async def soak(minutes: float, seed: int, out_dir: Path) -> Soak:
     try:
         async with Deployment(base, with_replica=True) as deployment:
             began_s = time.monotonic()
-            while time.monotonic() - began_s < minutes * 60:
-                await _round(deployment, done, base, out_dir)
+            press_s = FIRST_PRESS_S
+            while (round_began_s := time.monotonic()) - began_s < minutes * 60:
+                await _round(deployment, done, base, out_dir, press_s)
                 done.samples.append(await take_sample(deployment, time.monotonic() - began_s))
+                press_s = next_press_s(press_s, time.monotonic() - round_began_s)
             done.minutes = round((time.monotonic() - began_s) / 60, 1)
     finally:
         shutil.rmtree(base, ignore_errors=True)
@@ -97,8 +105,8 @@ async def soak(minutes: float, seed: int, out_dir: Path) -> Soak:
     return done
 
 
-async def _round(deployment: Deployment, done: Soak, base: Path, out_dir: Path) -> None:
-    plan = make_round(done.seed, done.rounds, Capabilities(clocks=False))
+async def _round(deployment: Deployment, done: Soak, base: Path, out_dir: Path, press_s: float) -> None:
+    plan = make_round(done.seed, done.rounds, press_s, Capabilities(clocks=False))
     began_s = time.monotonic()
     # A book of its own: with one for all, every round would ask the numbers of all before it again.
     found = await Run(deployment, plan, base / f"numbers-{done.rounds}.tsv").carry_out()
@@ -113,14 +121,20 @@ async def _round(deployment: Deployment, done: Soak, base: Path, out_dir: Path) 
     done.violations += [f"round {done.rounds}: {text}" for text in result.violations]
     _say(
         f"round {done.rounds} ({plan.faults[0]}): {result.confirmed_vouchers} vouchers, "
-        f"{len(result.violations)} violations, {time.monotonic() - began_s:.0f} s"
+        f"{len(result.violations)} violations, {time.monotonic() - began_s:.0f} s "
+        f"of which {press_s:.0f} s of pressing"
     )
     for text in result.violations:
         _say(f"  {text}")
     await asyncio.sleep(REST_S)
 
 
-def make_round(seed: int, number: int, capabilities: Capabilities) -> Plan:
+def next_press_s(press_s: float, round_s: float) -> float:
+    """How long the next round may press, after one of `round_s` that pressed for `press_s`."""
+    return round(min(max(ROUND_S - (round_s - press_s), PRESS_MIN_S), PRESS_MAX_S), 1)
+
+
+def make_round(seed: int, number: int, press_s: float, capabilities: Capabilities) -> Plan:
     """The plan of one minute: one fault, kinds in turn, never of a process that is to be compared."""
     kinds = [name for name in possible(capabilities) if name != "all of a kind killed"]
     dice = random.Random(f"soak {seed} {number // len(kinds)}")  # noqa: S311 - a schedule is no secret
@@ -131,9 +145,10 @@ def make_round(seed: int, number: int, capabilities: Capabilities) -> Plan:
     details = kind.details(dice)
     while _ends_the_compared(details):
         details = kind.details(dice)
-    lasts_s = round(dice.uniform(*kind.lasts_s), 2)
-    fault = Fault(name, round(dice.uniform(5, PRESS_S - 18), 2), lasts_s, details)
-    plan = make_plan(FIRST_SEED + 1_000 * seed + number, PRESS_S, capabilities)
+    at_s = round(dice.uniform(UNTIL_FAULT_S, press_s / 2), 2)
+    lasts_s = round(min(dice.uniform(*kind.lasts_s), press_s - at_s), 2)
+    fault = Fault(name, at_s, lasts_s, details)
+    plan = make_plan(FIRST_SEED + 1_000 * seed + number, press_s, capabilities)
     return msgspec.structs.replace(plan, faults=[fault])
 
 
