@@ -1,9 +1,10 @@
 """The line of a limited partner: who comes while its rate is used up waits for the next pulse.
 
-The rate comes free in pulses: a partner that is always at its limit then works for some milliseconds
-in a hundred and leaves the rest to others, instead of being in the way of every grab of theirs. In
-a pulse go on as many as the gate could allow. A few go on without room, because only the gate can
-tell a number that was granted before, whose answer stands, from a new one.
+The rate comes free in pulses: a few grabs together cost a batch and a commit as one does, and a partner
+that is always at its limit must not stand in front of every commit of others. But a pulse is small,
+because whoever comes in the middle of one waits for the whole of it; and nobody overtakes the line, or
+each newcomer would be a pulse of its own. A few go on without room, because only the gate can tell a
+number that was granted before, whose answer stands, from a new one.
 
 A refusal costs little, but a partner that asks again at once with hundreds of connections makes up
 for that by number. So some refusals a second are told at once, which is all that a partner meets who
@@ -25,12 +26,16 @@ from couponsvc.batch.pace import Pace
 from couponsvc.values.rate import Rate
 
 PULSE_S: Final = 0.1
-"""How often a used-up rate comes free, at most: what a pulse costs its neighbours, a batch and a commit,
-hardly depends on its size (decision 0016 has the figures)."""
-PULSE_MAX_COUNT: Final = 64
-"""Of a high rate more pulses, not larger ones: this many keep the loop for five milliseconds."""
+"""How often a used-up rate comes free, at most: of a low rate a pulse is a grab or two."""
+PULSE_MAX_COUNT: Final = 10
+"""Of a high rate more pulses, not larger ones: this many keep the loop for a millisecond, and are what a
+neighbour's slowest hundredth meets (decision 0016 has the figures)."""
 TICK_S: Final = 0.02
 """How often the line is looked at: how late a refusal is, or the answer to a repeated number."""
+TICK_MIN_S: Final = 0.005
+"""Of a rate above five hundred a second it is looked at more often, down to this."""
+TICK_MAX_COUNT: Final = 64
+"""Of a line that is longer when much comes free at once: this many keep the loop for five milliseconds."""
 PROBES_PER_TICK: Final = 2
 """Grabs that go on beyond what the gate could allow, because they may be repeated numbers."""
 HOLD_S: Final = 1.0
@@ -66,6 +71,7 @@ class RateLine:
         self._pulse_count: Final = max(
             1, min(int(rate.per_second * PULSE_S), rate.burst_count // 2, PULSE_MAX_COUNT)
         )
+        self._tick_s: Final = min(TICK_S, max(PULSE_MAX_COUNT / rate.per_second, TICK_MIN_S))
         self._opens_s = 0.0
         self._unknown: Final[deque[Waiting]] = deque()
         self._judged: Final[deque[Waiting]] = deque()
@@ -75,10 +81,15 @@ class RateLine:
         """Whether what goes on now has waited, so that the line is open to it."""
 
     def closed(self) -> bool:
-        """Whether the rate is used up, as far as this process knows."""
+        """Whether a newcomer has to wait, as far as is known here: what is free is for those before it."""
         if self._letting_go:
             return False
         now_s = perf_counter()
+        waiting_count = len(self._unknown) + len(self._judged)
+        return self._used_up(now_s) or self.pace.room_count(now_s) <= waiting_count
+
+    def _used_up(self, now_s: float) -> bool:
+        """From the first time on it is, until there is room for a pulse."""
         if now_s < self._opens_s:
             return True
         if self.pace.room_count(now_s) >= 1:
@@ -103,13 +114,13 @@ class RateLine:
     def _tick_later(self) -> None:
         if not self._ticking and (self._judged or self._unknown):
             self._ticking = True
-            asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
         """Let go on whom the rate allows, oldest first; refuse who waited long, and some of the last."""
         self._ticking = False
         now_s = perf_counter()
-        room_count = 0 if self.closed() else self.pace.room_count(now_s)
+        room_count = 0 if self._used_up(now_s) else min(self.pace.room_count(now_s), TICK_MAX_COUNT)
         room_count -= self._go_on(self._judged, room_count)
         self._go_on(self._unknown, room_count + PROBES_PER_TICK)
         for waiting in (self._judged, self._unknown):
