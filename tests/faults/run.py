@@ -19,7 +19,7 @@ from typing import Final
 import uvloop
 
 from tests.faults.harness.fault_kinds import KINDS, Capabilities
-from tests.faults.harness.plan import Plan, make_counted_plan, make_plan
+from tests.faults.harness.plan import CrowdPlan, Plan, make_counted_plan, make_plan, with_crowd
 from tests.faults.harness.results import Result, judge_again
 from tests.faults.harness.series import PlanMaker, Series
 
@@ -73,15 +73,11 @@ async def _run(options: argparse.Namespace) -> int:
         source=options.source,
         say=_print,
     )
-    makers: list[PlanMaker] = [partial(make_plan, seed, options.seconds) for seed in seeds]
-    if options.only:
-        makers = [
-            partial(_counted, seed=seed, kind=options.only, times=options.times, every_s=options.every)
-            for seed in seeds
-        ]
+    makers: list[PlanMaker] = [partial(_planned, seed=seed, options=options) for seed in seeds]
     broken, confirmed_count, began_s = [], 0, time.monotonic()
     with (options.out / "results.jsonl").open("a") as results:
         async for result in series.run(makers):
+            result.crowd = _crowd(options)
             results.write(result.text() + "\n")
             results.flush()
             confirmed_count += result.confirmed_vouchers
@@ -96,8 +92,23 @@ async def _run(options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _counted(_capabilities: Capabilities, *, seed: int, kind: str, times: int, every_s: float) -> Plan:
-    return make_counted_plan(seed, kind, times, every_s)
+def _planned(capabilities: Capabilities, *, seed: int, options: argparse.Namespace) -> Plan:
+    if options.only:
+        plan = make_counted_plan(seed, options.only, options.times, options.every)
+    else:
+        plan = make_plan(seed, options.seconds, capabilities)
+    return with_crowd(plan, CrowdPlan(options.lanes, options.pause, options.large_share))
+
+
+def _crowd(options: argparse.Namespace) -> str:
+    """What has to be said again to have the same crowd; empty for the usual one."""
+    usual = CrowdPlan()
+    said = {
+        "--lanes": (options.lanes, usual.lanes_count),
+        "--pause": (options.pause, usual.pause_s),
+        "--large-share": (options.large_share, usual.large_share),
+    }
+    return " ".join(f"{name} {value:g}" for name, (value, default) in said.items() if value != default)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -110,6 +121,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", choices=list(KINDS), help="this kind of fault again and again")
     parser.add_argument("--times", type=int, default=100, help="how often, with --only")
     parser.add_argument("--every", type=float, default=4.0, help="seconds from one to the next, with --only")
+    crowd = CrowdPlan()
+    parser.add_argument("--lanes", type=int, default=crowd.lanes_count, help="persons who press at a time")
+    parser.add_argument("--pause", type=float, default=crowd.pause_s, help="seconds between two of them")
+    parser.add_argument(
+        "--large-share", type=float, default=crowd.large_share, help="who want what is never exhausted"
+    )
     parser.add_argument("--per-deployment", type=int, default=1, help="seeds that share one deployment")
     parser.add_argument("--out", type=Path, default=Path("var/faults"))
     parser.add_argument("--source", type=Path, help="run the service from there instead of src")
@@ -134,7 +151,8 @@ def _say(result: Result) -> None:
     if result.violations:
         for line in result.violations:
             _print(f"  {line}")
-        _print(f"  again: make faults SEED={result.seed} SECONDS={result.seconds:g}")
+        crowd = f" OPTIONS='{result.crowd}'" if result.crowd else ""
+        _print(f"  again: make faults SEED={result.seed} SECONDS={result.seconds:g}{crowd}")
 
 
 def _print(line: str) -> None:

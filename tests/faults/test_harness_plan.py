@@ -4,17 +4,22 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import couponsvc
 from tests.faults.harness.fault_kinds import CLASSES, KINDS, ORDERS, POINTS, Capabilities
 from tests.faults.harness.inflictions import INFLICTIONS
 from tests.faults.harness.plan import (
     CONTESTED,
     FAULTS_MIN_COUNT,
+    LARGE,
     LOWERED,
     RESTOCKED,
+    CrowdPlan,
     Plan,
     make_plan,
     seeds_per_deck,
+    with_crowd,
 )
 
 EVERYTHING = Capabilities()
@@ -101,3 +106,14 @@ def test_contested_drops_are_small_enough_to_sell_out_and_shrink_with_shorter_ru
         long, short = make_plan(seed, SECONDS, EVERYTHING), make_plan(seed, SECONDS / 4, EVERYTHING)
         assert long.drop(CONTESTED).quantity <= 3_000
         assert short.drop(CONTESTED).quantity <= 750
+
+
+def test_another_crowd_presses_in_the_same_schedule() -> None:
+    for seed in SEEDS:
+        usual = make_plan(seed, SECONDS, EVERYTHING)
+        assert with_crowd(usual, CrowdPlan()) == usual
+        other = with_crowd(usual, CrowdPlan(lanes_count=40, pause_s=0.5, large_share=0.9))
+        assert (other.faults, other.changes) == (usual.faults, usual.changes)
+        assert other.drop(LARGE).share == 0.9
+        assert sum(drop.share for drop in other.drops) == pytest.approx(1, abs=1e-3)
+        assert [drop.quantity for drop in other.drops] == [drop.quantity for drop in usual.drops]

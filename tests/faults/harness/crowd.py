@@ -15,8 +15,6 @@ from tests.faults.harness.asking import Asker, gone_for_good, settled
 from tests.faults.harness.numbers import Number, NumberBook
 from tests.faults.harness.plan import CONTESTED, LOWERED, RESTOCKED, SEVERAL, DropPlan, Plan
 
-LANES_COUNT: Final = 128
-"""Persons at a time: batches of some dozens form, and one paused API process cannot hold all of them."""
 APP_ATTEMPTS_MAX_COUNT: Final = 40
 """About half a minute: longer than most faults; the rest is asked after healing."""
 HASTY_S: Final = (0.005, 0.05)
@@ -55,7 +53,7 @@ class Crowd:
     # --- while faults are planted -------------------------------------------------------------
     async def press(self) -> None:
         """Let persons press until `stop` is called; returns when everybody has been served or given up."""
-        await asyncio.gather(*(self._lane(lane) for lane in range(LANES_COUNT)))
+        await asyncio.gather(*(self._lane(lane) for lane in range(self._plan.crowd.lanes_count)))
         while self._later:
             await asyncio.gather(*self._later)
 
@@ -71,6 +69,13 @@ class Crowd:
             (habit,) = self._dice.choices(habits, weights)
             for number in self._come(drop):
                 await habit(self, lane, number)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        if self._plan.crowd.pause_s:
+            with contextlib.suppress(TimeoutError):
+                pause_s = self._dice.expovariate(1 / self._plan.crowd.pause_s)
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     def _come(self, drop: DropPlan) -> list[Number]:
         """A new person with a number, with several where several vouchers may be held, or a pair of twins."""

@@ -21,6 +21,8 @@ BEGINS_WITHIN: Final = (0.05, 0.8)
 
 LARGE: Final = "large"
 """Never exhausted: throughput, and vouchers to lose."""
+LARGE_SHARE: Final = 0.55
+"""Of the crowd, unless it is told otherwise."""
 CONTESTED: Final = "contested"
 """More persons than units."""
 SEVERAL: Final = "several"
@@ -29,6 +31,21 @@ RESTOCKED: Final = "restocked"
 """Gets units added, is paused and resumed while people press."""
 LOWERED: Final = "lowered"
 """Loses units that nobody was granted yet."""
+
+
+LANES_COUNT: Final = 128
+"""Persons at a time: batches of some dozens form, and one paused API process cannot hold all of them."""
+
+
+class CrowdPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many press; the usual crowd presses as fast as it is served."""
+
+    lanes_count: int = LANES_COUNT
+    """Persons at a time."""
+    pause_s: float = 0.0
+    """Between two persons of a lane, on average: a machine of few cores then carries more runs at a time."""
+    large_share: float = LARGE_SHARE
+    """Of the persons, who want the drop that is never exhausted: more of them, more vouchers."""
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,6 +91,7 @@ class Plan(msgspec.Struct, frozen=True):
     faults: list[Fault]
     drops: list[DropPlan]
     changes: list[Change]
+    crowd: CrowdPlan = CrowdPlan()
 
     def drop(self, role: str) -> DropPlan:
         """The drop that plays a role."""
@@ -110,6 +128,19 @@ def make_counted_plan(seed: int, kind: str, times: int, every_s: float) -> Plan:
     return Plan(seed, seconds, faults, _drops(dice, seed, seconds), _changes(dice, seconds))
 
 
+def with_crowd(plan: Plan, crowd: CrowdPlan) -> Plan:
+    """Have another crowd press; pure."""
+    others = sum(drop.share for drop in plan.drops if drop.role != LARGE)
+    rest = (1 - crowd.large_share) / others
+    drops = [
+        msgspec.structs.replace(
+            drop, share=crowd.large_share if drop.role == LARGE else round(drop.share * rest, 4)
+        )
+        for drop in plan.drops
+    ]
+    return msgspec.structs.replace(plan, drops=drops, crowd=crowd)
+
+
 def _own_count(seconds: float) -> int:
     return max(FAULTS_MIN_COUNT, round(seconds / FAULT_EVERY_S))
 
@@ -139,7 +170,7 @@ def _drops(dice: random.Random, seed: int, seconds: float) -> list[DropPlan]:
         return DropPlan(role, f"s{seed}-{role}", quantity, limit, share)
 
     return [
-        DropPlan(LARGE, f"s{seed}-{LARGE}", 1_000_000, 1, 0.55),
+        DropPlan(LARGE, f"s{seed}-{LARGE}", 1_000_000, 1, LARGE_SHARE),
         drop(CONTESTED, 500, 3_000, 1, 0.15),
         drop(SEVERAL, 500, 3_000, dice.choice((2, 3)), 0.15),
         drop(RESTOCKED, 100, 1_000, 1, 0.1),

@@ -23,6 +23,8 @@ class Result(msgspec.Struct, kw_only=True):
     seconds: float
     violations: list[str]
     """Promises that were broken, with a few examples each; also what made a run impossible."""
+    crowd: str = ""
+    """Options of the command that made it another one than usual."""
     confirmed_vouchers: int = 0
     calls: int = 0
     answers: dict[str, int] = {}
