@@ -97,7 +97,7 @@ def _planned(capabilities: Capabilities, *, seed: int, options: argparse.Namespa
         plan = make_counted_plan(seed, options.only, options.times, options.every)
     else:
         plan = make_plan(seed, options.seconds, capabilities)
-    return with_crowd(plan, CrowdPlan(options.lanes, options.pause, options.large_share))
+    return with_crowd(plan, CrowdPlan(options.lanes, options.pause, options.large_share, options.stock))
 
 
 def _crowd(options: argparse.Namespace) -> str:
@@ -107,6 +107,7 @@ def _crowd(options: argparse.Namespace) -> str:
         "--lanes": (options.lanes, usual.lanes_count),
         "--pause": (options.pause, usual.pause_s),
         "--large-share": (options.large_share, usual.large_share),
+        "--stock": (options.stock, usual.stock),
     }
     return " ".join(f"{name} {value:g}" for name, (value, default) in said.items() if value != default)
 
@@ -127,6 +128,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--large-share", type=float, default=crowd.large_share, help="who want what is never exhausted"
     )
+    parser.add_argument("--stock", type=float, default=crowd.stock, help="of the usual quantities")
     parser.add_argument("--per-deployment", type=int, default=1, help="seeds that share one deployment")
     parser.add_argument("--out", type=Path, default=Path("var/faults"))
     parser.add_argument("--source", type=Path, help="run the service from there instead of src")

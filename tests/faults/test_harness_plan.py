@@ -117,3 +117,6 @@ def test_another_crowd_presses_in_the_same_schedule() -> None:
         assert other.drop(LARGE).share == 0.9
         assert sum(drop.share for drop in other.drops) == pytest.approx(1, abs=1e-3)
         assert [drop.quantity for drop in other.drops] == [drop.quantity for drop in usual.drops]
+        scarce = with_crowd(usual, CrowdPlan(stock=0.25))
+        assert scarce.drop(LARGE).quantity == usual.drop(LARGE).quantity
+        assert scarce.drop(CONTESTED).quantity <= usual.drop(CONTESTED).quantity / 4 + 1

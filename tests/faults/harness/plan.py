@@ -33,12 +33,13 @@ LOWERED: Final = "lowered"
 """Loses units that nobody was granted yet."""
 
 
+QUANTITY_MIN_COUNT: Final = 20
 LANES_COUNT: Final = 128
 """Persons at a time: batches of some dozens form, and one paused API process cannot hold all of them."""
 
 
 class CrowdPlan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How many press; the usual crowd presses as fast as it is served."""
+    """How many press, and for how much; the usual crowd presses as fast as it is served."""
 
     lanes_count: int = LANES_COUNT
     """Persons at a time."""
@@ -46,6 +47,8 @@ class CrowdPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """Between two persons of a lane, on average: a machine of few cores then carries more runs at a time."""
     large_share: float = LARGE_SHARE
     """Of the persons, who want the drop that is never exhausted: more of them, more vouchers."""
+    stock: float = 1.0
+    """Of the usual quantities: what is left after healing is sold out by fresh persons, one by one."""
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -130,11 +133,17 @@ def make_counted_plan(seed: int, kind: str, times: int, every_s: float) -> Plan:
 
 def with_crowd(plan: Plan, crowd: CrowdPlan) -> Plan:
     """Have another crowd press; pure."""
+    if crowd == CrowdPlan():
+        return plan
     others = sum(drop.share for drop in plan.drops if drop.role != LARGE)
     rest = (1 - crowd.large_share) / others
     drops = [
-        msgspec.structs.replace(
-            drop, share=crowd.large_share if drop.role == LARGE else round(drop.share * rest, 4)
+        msgspec.structs.replace(drop, share=crowd.large_share)
+        if drop.role == LARGE
+        else msgspec.structs.replace(
+            drop,
+            share=round(drop.share * rest, 4),
+            quantity=max(QUANTITY_MIN_COUNT, round(drop.quantity * crowd.stock)),
         )
         for drop in plan.drops
     ]
@@ -166,7 +175,7 @@ def _drops(dice: random.Random, seed: int, seconds: float) -> list[DropPlan]:
     size = seconds / 20.0
 
     def drop(role: str, least: int, most: int, limit: int, share: float) -> DropPlan:
-        quantity = max(20, round(dice.randint(least, most) * size))
+        quantity = max(QUANTITY_MIN_COUNT, round(dice.randint(least, most) * size))
         return DropPlan(role, f"s{seed}-{role}", quantity, limit, share)
 
     return [
