@@ -21,6 +21,7 @@ from couponsvc.ledger.drops import DropMark, load_drops, mark_drops
 from couponsvc.ledger.reading import find_by_requests
 from couponsvc.programs.catalog import DropCatalog
 from couponsvc.settings import Settings
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.sealing import MasterKey
@@ -106,7 +107,7 @@ class ApiProcess:
                     task.result()  # raises what ended it
                     raise RuntimeError(f"task {task.get_name()} ended by itself")
         finally:
-            await _cancel([*tasks, waiting])
+            await end_tasks(*tasks, waiting)
 
     def end_waits(self) -> None:
         """Let nobody wait for events any longer: answer what there is, end every stream."""
@@ -141,9 +142,3 @@ class ApiProcess:
 
 def _task(work: Coroutine[Any, Any, object], name: str) -> "asyncio.Task[object]":
     return asyncio.create_task(work, name=name)
-
-
-async def _cancel(tasks: "Sequence[asyncio.Task[object]]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

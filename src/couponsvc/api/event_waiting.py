@@ -19,6 +19,7 @@ import structlog
 from couponsvc import limits
 from couponsvc.api.problems import ProblemAnswer
 from couponsvc.support import metrics
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.postgres import server_settings
 from couponsvc.support.sql import Queries
 
@@ -145,9 +146,14 @@ class EventWaits:
 
     async def run(self) -> None:
         """Listen, and watch over keys, until cancelled; through every loss of Postgres."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._watch_keys(), name="keys of feeds")
-            both.create_task(self._listen(), name="news of events")
+        both = [
+            asyncio.create_task(self._watch_keys(), name="keys of feeds"),
+            asyncio.create_task(self._listen(), name="news of events"),
+        ]
+        try:
+            await asyncio.gather(*both)
+        finally:
+            await end_tasks(*both)
 
     async def _watch_keys(self) -> None:
         while True:

@@ -41,6 +41,7 @@ from couponsvc.demo.screen import Screen
 from couponsvc.demo.stack import Stack, StackFailed
 from couponsvc.programs.apply import apply_program
 from couponsvc.programs.program_file import ProgramFile
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.redis_client import open_redis
 
 PLAIN_WIDTH: Final = 120
@@ -176,8 +177,7 @@ async def _killing(options: DemoOptions, rush: _Rush, screen: Screen) -> AsyncIt
     try:
         yield
     finally:
-        killing.cancel()
-        await asyncio.gather(killing, return_exceptions=True)
+        await end_tasks(killing)
 
 
 async def _prepare(options: DemoOptions, stack: Stack, crowd: Crowd, api: ApiClient, screen: Screen) -> _Rush:
@@ -221,9 +221,7 @@ async def _let_in(options: DemoOptions, rush: _Rush, api: ApiClient, screen: Scr
             looking.result()  # the service ended; it says why
         rushing.result()
     finally:
-        rushing.cancel()
-        looking.cancel()
-        await asyncio.gather(rushing, looking, return_exceptions=True)
+        await end_tasks(rushing, looking)
     rush.cpu_whole = rush.cpu_so_far()
 
 

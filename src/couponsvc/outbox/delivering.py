@@ -19,6 +19,7 @@ from couponsvc.outbox.leasing import PROBES_MAX_COUNT, Lease, Pool, RelayNumber,
 from couponsvc.outbox.reading import EventReader
 from couponsvc.outbox.settling import Outcome, Settler
 from couponsvc.support import logs
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.kill_points import kill_point
 from couponsvc.support.service_loop import repeat
 from couponsvc.values.event import Event
@@ -124,9 +125,7 @@ class Deliverer:
         """What cannot be noted, because Postgres is away, is delivered again by another relay."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         try:
             async with asyncio.timeout(NOTE_AT_END_S):
                 while self._unnoted:

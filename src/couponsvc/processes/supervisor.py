@@ -17,6 +17,7 @@ from couponsvc.engines.child import Child
 from couponsvc.engines.engine import EmbeddedEngine
 from couponsvc.engines.errors import EngineError
 from couponsvc.support import logs
+from couponsvc.support.ending import end_tasks
 
 WATCH_EVERY_S: Final = 0.05
 """How soon a death is noticed."""
@@ -150,10 +151,7 @@ class Supervisor:
 
     async def stop(self, units: Sequence[Unit]) -> None:
         """Stop these together, in order, and watch them no longer."""
-        watchers = [self._watchers.pop(unit) for unit in units if unit in self._watchers]
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        await end_tasks(*(self._watchers.pop(unit, None) for unit in units))
         await asyncio.gather(*(unit.stop() for unit in units))
 
     def kill_all(self) -> None:

@@ -27,6 +27,7 @@ from couponsvc.processes.ready import wait_until_ready
 from couponsvc.processes.run_file import MASTER_KEY_FILE_NAME, RunFile, remove_run_file, write_run_file
 from couponsvc.processes.running import STOP_SIGNALS
 from couponsvc.processes.supervisor import EngineUnit, ProcessUnit, Supervisor, Unit
+from couponsvc.support.ending import end_tasks
 
 MASTER_KEY_BYTES: Final = 32
 CREDENTIALS_FILE_NAME: Final = "credentials.json"
@@ -79,8 +80,7 @@ class Up:
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             try:
                 if not starting.done():
-                    starting.cancel()
-                    await asyncio.gather(starting, return_exceptions=True)
+                    await end_tasks(starting)
                 else:
                     starting.result()
                     await stopping

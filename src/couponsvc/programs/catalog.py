@@ -14,6 +14,7 @@ import structlog
 
 from couponsvc import limits
 from couponsvc.ledger.drops import DropMark
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.subscription import listen
 from couponsvc.values import keys
 from couponsvc.values.drop import Drop
@@ -151,9 +152,7 @@ class DropCatalog:
         try:
             await listen(redis_url, keys.control_channel(self._shard), self._hear)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
 
     def _hear(self, data: bytes) -> None:
         drop_id = self._name_of.get(int(data)) if data.isdigit() else None

@@ -17,6 +17,7 @@ from couponsvc import limits
 from couponsvc.reconcile.judging import Finding, Kind
 from couponsvc.reconcile.snapshot import QUERIES, LedgerSide, Pool
 from couponsvc.support.bulk import BulkConnection
+from couponsvc.support.ending import end_tasks
 from couponsvc.values import keys
 
 LAST_POSSIBLE_SEQ: Final = 2**31 - 1
@@ -75,9 +76,7 @@ async def stream_holders(
             if fetching and (rows := await fetching):
                 yield _pairs(rows)
         finally:
-            if fetching:
-                fetching.cancel()
-                await asyncio.gather(fetching, return_exceptions=True)
+            await end_tasks(fetching)
 
 
 def _portions(spans: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:

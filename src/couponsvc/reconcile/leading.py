@@ -15,6 +15,7 @@ import asyncpg
 from couponsvc import limits
 from couponsvc.reconcile.snapshot import QUERIES
 from couponsvc.support import logs
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.postgres import server_settings
 
 LOCK_KEY: Final = 0x63737263
@@ -93,9 +94,7 @@ class Lead:
 
     async def _end_beat(self) -> None:
         beating, self._beating = self._beating, None
-        if beating is not None:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        await end_tasks(beating)
 
     def _note_loss(self, why: str) -> None:
         """Say it once, whoever notices first."""

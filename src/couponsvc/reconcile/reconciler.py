@@ -18,6 +18,7 @@ from couponsvc.reconcile.leading import Lead
 from couponsvc.reconcile.snapshot import Pool
 from couponsvc.settings import Settings
 from couponsvc.support import logs
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.postgres import open_pool
 from couponsvc.support.redis_client import open_redis
 from couponsvc.support.server_identity import NotMaster, ServerIdentity
@@ -109,8 +110,7 @@ class Reconciler:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), limits.BLESS_EVERY_MS / 1000)
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await end_tasks(listening)
 
     async def close(self) -> None:
         """Give up the lock and close every connection."""

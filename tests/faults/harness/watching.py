@@ -9,12 +9,10 @@ read directly, and a time ends before the last question that still showed it: it
 
 import asyncio
 import contextlib
-import sys
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from types import CoroutineType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,6 +20,7 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from couponsvc.engines.engine import HOST
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.redis_client import open_redis
 from couponsvc.values import keys
 from tests.faults.harness.deployment import Deployment
@@ -32,7 +31,6 @@ POLL_S: Final = 0.01
 WATCHED_MAX_S: Final = 15.0
 """A server may stay unchecked as long as a fault keeps the reconciler away; enough of it is seen then."""
 ANSWER_TIMEOUT_S: Final = 1.0
-ENDED_WITHIN_S: Final = 5.0
 DECIDED: Final = frozenset({"sold_out", "person_limit", "paused"})
 """Refusals that only the gate can know of."""
 
@@ -62,15 +60,7 @@ class Witness:
 
     async def end(self) -> None:
         """Nothing that was watched may be relied on from now on: the servers change again."""
-        watching = list(self._watching)
-        for task in watching:
-            task.cancel()
-        if not watching:
-            return
-        _, stuck = await asyncio.wait(watching, timeout=ENDED_WITHIN_S)
-        for task in stuck:  # it only looks on: a connection that cannot be given up must not hold up the run
-            print(f"a witness does not end: {_awaited(task)}", file=sys.stderr)  # noqa: T201
-            self._watching.discard(task)
+        await end_tasks(*self._watching)
 
     async def server_changed(self) -> None:
         """The API was led to another server this moment, or to the same one after a restart."""
@@ -157,16 +147,6 @@ class Witness:
         finally:
             self.windows.extend(Window(drop_id, began_ns, at_ns) for drop_id, at_ns in ended_ns.items())
             connection.terminate()
-
-
-def _awaited(task: asyncio.Task[None]) -> list[str]:
-    """Whom a task waits for, from the outermost coroutine to the innermost."""
-    found: list[str] = []
-    waits_for: object = task.get_coro()
-    while isinstance(waits_for, CoroutineType):
-        found.append(f"{waits_for.__qualname__}:{waits_for.cr_frame.f_lineno if waits_for.cr_frame else 0}")
-        waits_for = waits_for.cr_await
-    return [*found, repr(waits_for)]
 
 
 def within(calls: Sequence[Call], window: Window) -> Iterator[Call]:

@@ -19,6 +19,7 @@ from couponsvc.outbox.reading import EventReader
 from couponsvc.outbox.sinks import metrics
 from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses, Sink
 from couponsvc.support import logs
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.service_loop import AWAY, pause
 from couponsvc.support.sql import Queries
 from couponsvc.values.event import Event
@@ -102,9 +103,7 @@ class Feeder:
             await asyncio.wait({feeding, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({feeding}, timeout=STOP_S)
         finally:
-            for task in (feeding, stopping):
-                task.cancel()
-            await asyncio.gather(feeding, stopping, return_exceptions=True)
+            await end_tasks(feeding, stopping)
             await self.close()
 
     async def run_once(self) -> FeedCounts:

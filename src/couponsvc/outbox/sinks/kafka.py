@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka import errors as kafka_errors
 
 from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses, address_of
+from couponsvc.support.ending import end_tasks
 from couponsvc.values.event import Event
 
 CONTENT_TYPE: Final = b"application/cloudevents+json; charset=UTF-8"
@@ -122,7 +123,8 @@ class KafkaSink:
         producer._closed = True  # noqa: SLF001 - says that it is not forgotten
         with suppress(Exception):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await _cancelled(producer._sender.sender_task)  # noqa: SLF001 - its close waits as well
+                # The first time, the sender only begins to wait for its requests. Its close waits as well.
+                await end_tasks(producer._sender.sender_task, again_s=CANCEL_AGAIN_S)  # noqa: SLF001
                 await producer.client.close()
 
     async def _send(self, producer: AIOKafkaProducer, record: Record) -> "asyncio.Future[Any]":
@@ -134,13 +136,6 @@ class KafkaSink:
             timestamp_ms=record.timestamp_ms,
         )
         return sent
-
-
-async def _cancelled(task: "asyncio.Task[None] | None") -> None:
-    """Cancel a task again and again: the first time, the sender only begins to wait for its requests."""
-    while task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
 
 
 def producer_options(access: KafkaAccess) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, Servi
 
 from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses, address_of
 from couponsvc.support import logs
+from couponsvc.support.ending import end_tasks
 from couponsvc.values.event import Event
 
 STREAM: Final = "couponsvc-events"
@@ -106,9 +107,7 @@ class NatsSink:
                     raise ConnectionError("the connection ended before every acknowledgement had come")
                 return sum(storing.result())
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, storing, return_exceptions=True)
+            await end_tasks(*tasks, storing)
 
     async def close(self) -> None:
         """Disconnect."""
