@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from couponsvc.client import GrabClient
+from couponsvc.support.ending import end_tasks
 from tests.faults.rush import Rush, Up, copy_owned, running_up
 from tests.servers import short_directory
 
@@ -30,8 +31,7 @@ async def rush_with(fault: Callable[[Up], None], *options: str, times: int = 2) 
                     await asyncio.to_thread(fault, up)
                 await running
             finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+                await end_tasks(running)
             await rush.judge()
             return rush
 

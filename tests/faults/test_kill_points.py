@@ -25,6 +25,7 @@ from redis import Redis
 from couponsvc.client import PartnerClient
 from couponsvc.processes.run_file import read_run_file
 from couponsvc.support import kill_points
+from couponsvc.support.ending import end_tasks
 from tests.faults.rush import Outdone, Rush, Up, descendants, running_up
 from tests.receivers import Receiver
 from tests.servers import short_directory
@@ -205,8 +206,7 @@ async def play(scene: Scene, rush: Rush, point: str, mode: str) -> None:
             await rush.run(connections=16)  # who was told paused, or sold out of fewer, comes again
     finally:
         (scene.points / point).unlink(missing_ok=True)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end_tasks(running)
 
 
 async def until_hit(scene: Scene, point: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from couponsvc.client import EVENT_TYPES, AsyncPartnerClient, BadWebhook, WebhookVerifier
 from couponsvc.engines.engine import HOST
+from couponsvc.support.ending import end_tasks
 from couponsvc.support.signing import HmacKey
 from tests.faults.harness.final import Heard
 
@@ -64,9 +65,7 @@ class Hearing:
             await partner.close()
         if self._server is not None:
             self._server.close()
-        for task in list(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await end_tasks(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -12,6 +12,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from couponsvc.engines.errors import EngineError
+from couponsvc.support.ending import end_tasks
 from tests.faults.harness.members import Member
 from tests.faults.harness.proxy import ProxyFailed
 
@@ -94,11 +95,8 @@ class Supervised:
         self._watcher = asyncio.create_task(self._watch(), name="supervision")
 
     async def _stop_supervising(self) -> None:
-        tasks = [task for task in (self._watcher, *self._starting.values()) if task is not None]
-        self._watcher = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        watcher, self._watcher = self._watcher, None
+        await end_tasks(watcher, *self._starting.values())
 
     async def _watch(self) -> None:
         while True:
