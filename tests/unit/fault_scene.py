@@ -48,6 +48,7 @@ class Scene:
     events: list[FinalEvent] = field(default_factory=list)
     untold: list[Untold] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    followed: list[Heard] | None = None
 
     def row(
         self,
@@ -121,7 +122,15 @@ class Scene:
         )
         history = History(self.calls, self.operations, self.faults, self.healed_ms * MS, float(WALL_MS))
         final = FinalState(
-            [drop], self.rows, self.events, self.untold, self.stream, self.check_exit, "", self.heard
+            [drop],
+            self.rows,
+            self.events,
+            self.untold,
+            self.stream,
+            self.check_exit,
+            "",
+            self.heard,
+            self.followed,
         )
         return judge(history, final)
 

@@ -262,6 +262,48 @@ def _(scene: Scene, *, legal: bool) -> None:
     scene.heard = [Heard("bank-a", "evt_1" if legal else "evt_2", _event_of(scene, 0))]
 
 
+@case("feed_complete", "an event was passed over")
+def _(scene: Scene, *, legal: bool) -> None:
+    _followed(scene, "abc" if legal else "ac")
+
+
+@case("feed_complete", "an event was read twice")
+def _(scene: Scene, *, legal: bool) -> None:
+    _followed(scene, "abc" if legal else "abbc")
+
+
+@case("feed_complete", "a later event came before an earlier one")
+def _(scene: Scene, *, legal: bool) -> None:
+    _followed(scene, "abc" if legal else "acb")
+
+
+@case("feed_complete", "the last event never came")
+def _(scene: Scene, *, legal: bool) -> None:
+    _followed(scene, "abc" if legal else "ab")
+
+
+@case("feed_complete", "an event with another one's voucher")
+def _(scene: Scene, *, legal: bool) -> None:
+    _followed(scene, "abc", told="abc" if legal else "acb")
+
+
+@case("feed_complete", "an event of another partner")
+def _(scene: Scene, *, legal: bool) -> None:
+    _followed(scene, "abc", partner_id="bank-a" if legal else "wallet-b")
+
+
+def _followed(scene: Scene, order: str, *, told: str = "", partner_id: str = "bank-a") -> None:
+    """Three vouchers; a reader gets their events in this order, with those told as their vouchers."""
+    scene.quantity = 3
+    for at, person in enumerate("abc"):
+        scene.granted(person, at * 10, at * 10 + 5)
+    data = [msgspec.json.decode(_event_of(scene, place))["data"] for place in range(3)]
+    scene.followed = [
+        Heard(partner_id, f"evt_{'abc'.index(person) + 1}", msgspec.json.encode(data["abc".index(voucher)]))
+        for person, voucher in zip(order, told or order, strict=True)
+    ]
+
+
 def _event_of(scene: Scene, place: int) -> bytes:
     voucher = msgspec.Raw(scene.rows[place].receipt)
     return msgspec.json.encode({"data": {"drop_id": DROP, "vouchers": [voucher]}})

@@ -113,10 +113,10 @@ class Untold(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """An event as a receiver of webhooks kept it."""
+    """An event as a receiver of webhooks kept it, or a reader of the feed."""
 
     partner_id: str
-    """Whose receiver it was."""
+    """Whose it was."""
     event_id: str
     body: bytes
 
@@ -141,6 +141,8 @@ class FinalState(NamedTuple):
     check_exit: int = 0
     check_output: str = ""
     heard: Sequence[Heard] = ()
+    followed: Sequence[Heard] | None = None
+    """What each partner read of its feed, in order; the body is the event's `data`. None: nobody read."""
 
 
 class Running(Protocol):

@@ -15,6 +15,7 @@ from tests.faults.harness.checker import judge
 from tests.faults.harness.crowd import FINAL_ROLES, Crowd
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.final import FinalState, read_final
+from tests.faults.harness.following import Following
 from tests.faults.harness.hearing import Hearing
 from tests.faults.harness.history import History
 from tests.faults.harness.nemesis import Nemesis
@@ -52,6 +53,7 @@ class Run:
         self._changing: Final = Changing(deployment.url, deployment.operator_token, self.history, plan)
         self._asker: Final = Asker(deployment.url, deployment.keys, self.history)
         self._hearing: Final = Hearing(deployment.url, deployment.keys, plan.seed)
+        self._following: Final = Following(deployment.url, deployment.keys, deployment.postgres_dsn)
 
     async def carry_out(self) -> Found:
         """Do everything.
@@ -63,6 +65,7 @@ class Run:
             crowd = Crowd(self._asker, self._plan, book)
             try:
                 await self._hearing.start()
+                await self._following.start()
                 await self._changing.define(sorted(self._deployment.keys))
                 await self._until_open()
                 self._lap("define")
@@ -75,9 +78,11 @@ class Run:
                 self._lap("grow quiet")
                 drop_ids = [drop.drop_id for drop in self._plan.drops]
                 final = await read_final(self._deployment, drop_ids)
-                final = final._replace(heard=self._hearing.heard)
+                await self._following.catch_up()
+                final = final._replace(heard=self._hearing.heard, followed=self._following.read)
             finally:
                 self._asker.close()
+                await self._following.stop()
                 await self._hearing.stop()
         self._lap("read final state")
         return self._judged(final)

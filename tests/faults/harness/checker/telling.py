@@ -1,6 +1,8 @@
 """Rules about events: one for every voucher, to its partner only, numbered without gaps."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any, Final
 
 import msgspec
@@ -8,6 +10,7 @@ import msgspec
 from couponsvc.values.event import EventType, event_id
 from tests.faults.harness.checker.evidence import Evidence
 from tests.faults.harness.checker.rulebook import Broken, Cases, rule
+from tests.faults.harness.final import FinalEvent
 
 ISSUED: Final = str(EventType.VOUCHER_ISSUED)
 
@@ -69,13 +72,51 @@ def _heard(evidence: Evidence) -> Cases:
             yield Broken(f"{partner_id} heard of {name}, which is {event.partner_id}'s")
         elif event.kind == ISSUED:
             wanted = [msgspec.json.decode(receipts[event.drop_id, seq]) for seq in event.seqs]
-            yield None if _vouchers(body) == wanted else Broken(f"{name} was delivered with other vouchers")
+            right = _data(body)["vouchers"] == wanted
+            yield None if right else Broken(f"{name} was delivered with other vouchers")
 
 
-def _vouchers(body: bytes) -> list[dict[str, Any]]:
-    vouchers: list[dict[str, Any]] = msgspec.json.decode(body)["data"]["vouchers"]
-    return vouchers
+@rule("feed_complete")
+def feed_complete(evidence: Evidence) -> Cases:
+    """A reader of the feed got every event of its partner once, in order, with its vouchers."""
+    if evidence.final.followed is None:
+        return
+    wanted: dict[str, list[FinalEvent]] = defaultdict(list)
+    for event in sorted(evidence.final.events, key=lambda event: event.event_no):
+        wanted[event.partner_id].append(event)
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for partner_id, name, body in evidence.final.followed:
+        data = msgspec.json.decode(body)
+        if data.get("drop_id") in evidence.drops:
+            found[partner_id].append((name, data))
+    receipts = {(row.drop_id, row.seq): row.receipt for row in evidence.final.vouchers}
+    for partner_id in wanted.keys() | found.keys():
+        for place, (event, read) in enumerate(zip_longest(wanted[partner_id], found[partner_id])):
+            yield _read_rightly(partner_id, place, event, read, receipts)
+
+
+def _read_rightly(
+    partner_id: str,
+    place: int,
+    event: FinalEvent | None,
+    read: tuple[str, dict[str, Any]] | None,
+    receipts: Mapping[tuple[str, int], bytes],
+) -> Broken | None:
+    name = "nothing" if event is None else event_id(event.event_no)
+    if event is None or read is None or read[0] != name:
+        got = "nothing" if read is None else read[0]
+        return Broken(f"as event {place + 1} of its feed {partner_id} read {got} in place of {name}")
+    if event.kind == ISSUED:
+        told = [msgspec.json.decode(receipts[event.drop_id, seq]) for seq in event.seqs]
+        if read[1]["vouchers"] != told:
+            return Broken(f"{name} was read with other vouchers")
+    return None
+
+
+def _data(body: bytes) -> dict[str, Any]:
+    data: dict[str, Any] = msgspec.json.decode(body)["data"]
+    return data
 
 
 def _drop_id(body: bytes) -> str:
-    return str(msgspec.json.decode(body)["data"].get("drop_id", ""))
+    return str(_data(body).get("drop_id", ""))
