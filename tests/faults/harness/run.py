@@ -186,11 +186,21 @@ class Run:
                 yield f"sold_out_in_time: {role} is not sold out {SELL_OUT_PATIENCE_S:.0f} s after healing"
                 continue
             drop_id = self._plan.drop(role).drop_id
-            issued = [v.issued_ms for v in final.vouchers if v.drop_id == drop_id and v.issued_ms > healed_ms]
-            gaps = [later - earlier for earlier, later in pairwise([healed_ms, *sorted(issued)])]
+            open_ms = max(healed_ms, self._resumed_ms(drop_id))
+            issued = [v.issued_ms for v in final.vouchers if v.drop_id == drop_id and v.issued_ms > open_ms]
+            gaps = [later - earlier for earlier, later in pairwise([open_ms, *sorted(issued)])]
             silent_s = max(gaps, default=0.0) / 1_000
             if silent_s > SILENT_MAX_S:
                 yield f"sold_out_in_time: nothing of {role} was issued for {silent_s:.1f} s after healing"
+
+    def _resumed_ms(self, drop_id: str) -> float:
+        """When a drop was resumed for the last time: an operator whom faults kept waiting comes late."""
+        ended_ns = [
+            operation.ended_ns
+            for operation in self.history.operations
+            if operation.what == "resume" and operation.drop_id == drop_id
+        ]
+        return max(ended_ns, default=0) / 1e6 + self.history.wall_offset_ms
 
     def _lap(self, name: str) -> None:
         now_s = time.monotonic()
