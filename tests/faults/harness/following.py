@@ -48,10 +48,10 @@ class Following:
             self._cursors[partner_id] = begin
             self._tasks.append(asyncio.create_task(self._follow(partner_id), name=f"feed of {partner_id}"))
 
-    async def catch_up(self) -> None:
-        """Return when both have read everything that is numbered now; give up after `CATCH_UP_S`."""
+    async def catch_up(self, patience_s: float = CATCH_UP_S) -> None:
+        """Return when both have read everything that is numbered now, or when patience is over."""
         newest = await self._newest()
-        give_up_at_s = monotonic() + CATCH_UP_S
+        give_up_at_s = monotonic() + patience_s
         while monotonic() < give_up_at_s:
             if all(int(cursor) >= newest for cursor in self._cursors.values()):
                 return

@@ -344,6 +344,23 @@ LEDGER_MUTANTS: Final = (
     ),
 )
 
+FEED_MUTANTS: Final = (
+    Mutant(
+        "feed_passes_over",
+        "the feed goes on right behind what was read",
+        _GATE,
+        "partners_repeat",
+        "feed_complete",
+        (
+            Edit(
+                "outbox/sql/events.sql",
+                "::int])::int[]) AND event_no > $2\n",
+                "::int])::int[]) AND event_no > $2 + 2\n",
+            ),
+        ),
+    ),
+)
+
 RECONCILE_MUTANTS: Final = (
     Mutant(
         "holders_not_loaded",
@@ -373,4 +390,4 @@ RECONCILE_MUTANTS: Final = (
     ),
 )
 
-MUTANTS: Final = (*GATE_MUTANTS, *LEDGER_MUTANTS, *RECONCILE_MUTANTS)
+MUTANTS: Final = (*GATE_MUTANTS, *LEDGER_MUTANTS, *FEED_MUTANTS, *RECONCILE_MUTANTS)

@@ -17,6 +17,7 @@ from tests.faults.harness.acts import ACTS
 from tests.faults.harness.checker import Report, judge
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.final import SHARD, read_final
+from tests.faults.harness.following import Following
 from tests.faults.harness.members import ProcessMember
 from tests.faults.harness.mutants import Mutant, plant
 from tests.faults.harness.stage import Stage
@@ -25,7 +26,7 @@ READY_S: Final = 60.0
 CHECK_PATIENCE_S: Final = 1.0
 """How long the drift of a broken service may take to go away: shorter than `couponsvc check` would wait."""
 REST_S: Final = 3.0
-"""The same for what the relay has not numbered."""
+"""The same for what the relay has not numbered, and what a reader of the feed has not got."""
 _EMPTY: Final = """
 TRUNCATE vouchers, outbox, events, deliveries, delivery_attempts, dead_letters, operations, drops CASCADE
 """
@@ -78,16 +79,20 @@ class Plays:
 
     async def _play(self, act: str, schema: str = "", schema_again: str = "") -> Report:
         """Play one act on new drops and judge it; nothing of it is left."""
-        stage = Stage(self.deployment, f"play-{next(self._plays)}")
+        deployment = self.deployment
+        stage = Stage(deployment, f"play-{next(self._plays)}")
+        following = Following(deployment.url, deployment.keys, deployment.postgres_dsn)
         try:
             await self._until_drainers_read(stage)
+            await following.start()
             if schema:
                 await stage.sql(schema)
             await ACTS[act](stage)
-            final = await read_final(
-                self.deployment, list(stage.quantities), check=self._check, rest_s=REST_S
-            )
+            final = await read_final(deployment, list(stage.quantities), check=self._check, rest_s=REST_S)
+            await following.catch_up(REST_S)
+            final = final._replace(followed=following.read)
         finally:
+            await following.stop()
             stage.close()
             await self._clean_up(stage)
             if schema_again:
