@@ -194,13 +194,20 @@ class Run:
                 yield f"sold_out_in_time: nothing of {role} was issued for {silent_s:.1f} s after healing"
 
     def _resumed_ms(self, drop_id: str) -> float:
-        """When a drop was resumed for the last time: an operator whom faults kept waiting comes late."""
-        ended_ns = [
-            operation.ended_ns
-            for operation in self.history.operations
-            if operation.what == "resume" and operation.drop_id == drop_id
-        ]
-        return max(ended_ns, default=0) / 1e6 + self.history.wall_offset_ms
+        """When a paused drop was open again: an operator whom faults kept waiting comes late.
+
+        The first resumption after the last pause; those that are repeated later change nothing.
+        """
+        operations = [one for one in self.history.operations if one.drop_id == drop_id]
+        paused_ns = max(
+            (one.ended_ns for one in operations if one.what == "pause" and one.ok is not False), default=0
+        )
+        resumed_ns = (
+            one.ended_ns
+            for one in operations
+            if one.what == "resume" and one.ok and one.began_ns >= paused_ns > 0
+        )
+        return min(resumed_ns, default=0) / 1e6 + self.history.wall_offset_ms
 
     def _lap(self, name: str) -> None:
         now_s = time.monotonic()
