@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
 
+from couponsvc.api.accepting import Acceptor
 from couponsvc.processes.running import EXIT_UNREACHABLE, ProcessFailed
 from couponsvc.settings import Settings
 
@@ -25,7 +27,18 @@ COLLECT_AFTER_COUNT: Final = 20_000
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that leaves signals to us."""
+    """Uvicorn that leaves signals to us, and the taking of connections to an `Acceptor`."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        make_protocol: Callable[[], asyncio.Protocol] = partial(
+            self.config.http_protocol_class,
+            config=self.config,  # type: ignore[call-arg]  # what uvicorn's own factory gives it
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        acceptors = [Acceptor(listener, make_protocol, BACKLOG_COUNT) for listener in sockets or ()]
+        self.servers = acceptors  # type: ignore[assignment]  # uvicorn closes them and waits until they are
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
