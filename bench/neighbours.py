@@ -47,8 +47,10 @@ MODEST_CONNECTIONS: Final = 32
 MODEST_RATE_PER_S: Final = 100
 FLOOD_REQUEST_COUNTS: Final = {FLOODED: 30_000, LIMITED: 8_000}
 """Prepared per round; a flood that is faster asks for the same again."""
-RAMP_S: Final = 0.5
-"""The flood is on before the stream begins."""
+RAMP_S: Final = 1.0
+"""The flood is on before the stream begins: it reads its requests and connects."""
+LEAD_IN_S: Final = 1.0
+"""The stream's first second is told apart: what was in work when it began is in front of it."""
 SNAPSHOT_S: Final = 2.5
 """A limit is in force in every process after it."""
 
@@ -58,6 +60,7 @@ class Seen(NamedTuple):
 
     p50_ms: float
     p99_ms: float
+    first_second_max_ms: float
     answered: Mapping[int, int]
     flood_decided_per_s: float
     """Grabs of the flooder that were decided, of whatever kind."""
@@ -76,6 +79,7 @@ class Neighbours:
     postgres_dsn: str
     directory: Path
     rate: tuple[int, int]
+    flood_connections: int = FLOOD_CONNECTIONS
     lots: "count[int]" = field(default_factory=count)
     limited: bool = False
 
@@ -114,19 +118,21 @@ class Neighbours:
             await self.limit()
         elif setting == FLOODED and self.limited:
             await self.lift()
-        modest = self.requests(MODEST, int(MODEST_RATE_PER_S * (seconds + 1)))
+        modest = self.requests(MODEST, int(MODEST_RATE_PER_S * (seconds + LEAD_IN_S + 1)))
         flood = None if setting == ALONE else self.requests(FLOODER, FLOOD_REQUEST_COUNTS[setting])
-        async with flooding(self.service.url, flood, seconds + 2 * RAMP_S):
-            await asyncio.sleep(RAMP_S)
+        flood_s = seconds + LEAD_IN_S + 2 * RAMP_S
+        async with flooding(self.service.url, flood, flood_s, self.flood_connections):
+            await asyncio.sleep(0 if flood is None else RAMP_S)
             began_s = monotonic()
             before, cpu_before = self.service.counts(), sum_by_kind(read_processes(), self.service.roots)
             seen = await run_apart(
                 self.service.url,
                 modest,
                 rate_per_s=MODEST_RATE_PER_S,
-                duration_s=seconds,
+                duration_s=seconds + LEAD_IN_S,
                 connections=MODEST_CONNECTIONS,
                 poisson=True,
+                lead_in_s=LEAD_IN_S,
             )
             cpu = sum_by_kind(read_processes(), self.service.roots)
             took_s = monotonic() - began_s
@@ -136,6 +142,7 @@ class Neighbours:
         return Seen(
             seen.latency.p50_ms,
             seen.latency.p99_ms,
+            seen.lead_in.max_ms,
             seen.answered,
             sum(statuses.values()) / took_s,
             refused / took_s,
@@ -144,12 +151,14 @@ class Neighbours:
 
 
 @contextlib.asynccontextmanager
-async def flooding(url: str, requests: Path | None, seconds: float) -> AsyncIterator[None]:
+async def flooding(
+    url: str, requests: Path | None, seconds: float, connections: int = FLOOD_CONNECTIONS
+) -> AsyncIterator[None]:
     """A flood in a process of its own for as long as the context lasts, at most `seconds` and some."""
     if requests is None:
         yield
         return
-    arguments = ["-t1", f"-c{FLOOD_CONNECTIONS}", f"-d{int(seconds) + 20}s", "--timeout=20s"]
+    arguments = ["-t1", f"-c{connections}", f"-d{int(seconds) + 20}s", "--timeout=20s"]
     process = await asyncio.create_subprocess_exec(
         "wrk", *arguments, "-s", str(SCRIPT), url, "--", str(requests), stdout=subprocess.DEVNULL
     )
@@ -210,17 +219,29 @@ def ratios(rounds: Mapping[str, Sequence[Seen]], setting: str) -> tuple[float, f
     )
 
 
-async def measure(
-    settings: Sequence[str], rounds: int, seconds: float, rate: tuple[int, int], workers: int
-) -> dict[str, list[Seen]]:
+class Plan(NamedTuple):
+    """What is measured."""
+
+    settings: Sequence[str]
+    rounds: int
+    seconds: float
+    rate: tuple[int, int]
+    """A second, and at once: of the flooder where it is limited."""
+    workers: int
+    connections: int
+    """Of the flooder."""
+
+
+async def measure(plan: Plan) -> dict[str, list[Seen]]:
     """Rounds of every setting in turn."""
-    found: dict[str, list[Seen]] = {setting: [] for setting in settings}
+    found: dict[str, list[Seen]] = {setting: [] for setting in plan.settings}
     with run_directory() as directory:
-        async with opened(directory, workers=workers, rate=rate) as neighbours:
+        async with opened(directory, workers=plan.workers, rate=plan.rate) as neighbours:
+            neighbours.flood_connections = plan.connections
             await neighbours.round(ALONE, 1.0)  # the first answers are odd
-            for _ in range(rounds):
-                for setting in settings:
-                    seen = await neighbours.round(setting, seconds)
+            for _ in range(plan.rounds):
+                for setting in plan.settings:
+                    seen = await neighbours.round(setting, plan.seconds)
                     found[setting].append(seen)
                     print(describe(setting, seen), flush=True)
             code, said = await neighbours.service.check()
@@ -232,7 +253,8 @@ def describe(setting: str, seen: Seen) -> str:
     """One line."""
     cpu = " ".join(f"{kind} {share:.2f}" for kind, share in seen.cpu_share.items())
     return (
-        f"{setting:8} p50 {seen.p50_ms:7.1f} ms  p99 {seen.p99_ms:7.1f} ms  {dict(seen.answered)}  "
+        f"{setting:8} p50 {seen.p50_ms:7.1f} ms  p99 {seen.p99_ms:7.1f} ms  "
+        f"first second at most {seen.first_second_max_ms:.0f} ms  {dict(seen.answered)}  "
         f"flood decided {seen.flood_decided_per_s:6.0f}/s refused {seen.flood_refused_per_s:6.0f}/s  "
         f"cores: {cpu}"
     )
@@ -244,12 +266,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--connections", type=int, default=FLOOD_CONNECTIONS, help="of the flooder")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rate", type=int, nargs=2, default=(500, 100), metavar=("PER_SECOND", "BURST"))
     options = parser.parse_args()
-    found = uvloop.run(
-        measure(options.only, options.rounds, options.seconds, tuple(options.rate), options.workers)
+    plan = Plan(
+        options.only,
+        options.rounds,
+        options.seconds,
+        tuple(options.rate),
+        options.workers,
+        options.connections,
     )
+    found = uvloop.run(measure(plan))
     for setting in found.keys() - {ALONE} if ALONE in found else ():
         p50, p99 = ratios(found, setting)
         print(f"{setting} : alone   p50 {p50:.2f}   p99 {p99:.2f}   (medians of {options.rounds} rounds)")

@@ -49,11 +49,21 @@ class Generator:
     """Requests, their due times (seconds, ascending), and what came of them.
 
     Attributes:
-        latencies_ms: Status → time from due to answered, of every answer.
+        latencies_ms: Status → time from due to answered, of every answer after the lead-in.
+        lead_in_ms: The same of those due in the lead-in, whatever their status.
+        counts: Status → answers, all of them.
         in_time: Status → answers complete before the last request was due.
     """
 
-    def __init__(self, address: Address, requests: Sequence[bytes], due_s: Sequence[float]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        requests: Sequence[bytes],
+        due_s: Sequence[float],
+        *,
+        lead_in_s: float = 0.0,
+    ) -> None:
+        self._lead_in_s: Final = lead_in_s
         self._address: Final = address
         self._requests: Final = requests
         self._due_s: Final = due_s
@@ -72,6 +82,8 @@ class Generator:
         self.late_sends = 0
         self.behind_max_ms = 0.0
         self.latencies_ms: Final[dict[int, list[float]]] = {}
+        self.lead_in_ms: Final[list[float]] = []
+        self.counts: Final[dict[int, int]] = {}
         self.in_time: Final[dict[int, int]] = {}
 
     async def connect(self, count: int) -> None:
@@ -144,7 +156,12 @@ class Generator:
     def answered(self, connection: "OpenConnection", place: int, status: int) -> None:
         """Note an answer; the connection takes what waits, at once."""
         now_s = self._loop.time() - self._started_at
-        self.latencies_ms.setdefault(status, []).append((now_s - self._due_s[place]) * 1e3)
+        due_s = self._due_s[place]
+        self.counts[status] = self.counts.get(status, 0) + 1
+        latencies_ms = (
+            self.lead_in_ms if due_s < self._lead_in_s else self.latencies_ms.setdefault(status, [])
+        )
+        latencies_ms.append((now_s - due_s) * 1e3)
         if now_s <= self._due_s[-1]:
             self.in_time[status] = self.in_time.get(status, 0) + 1
         self._settled += 1

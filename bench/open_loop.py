@@ -45,6 +45,9 @@ class Latency(NamedTuple):
     max_ms: float
 
 
+NO_LATENCY: Final = Latency(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class OpenLoopResult:
     """What came of a run.
@@ -55,7 +58,7 @@ class OpenLoopResult:
         answered: Status → answers.
         answered_in_time: Status → answers that were complete when the last request was due; divided
             by `duration_s`, the rate at which the service kept answering.
-        latency: Of all answers.
+        latency: Of all answers after the lead-in.
         latency_by_status: Of the answers with each status.
         late_sends: Requests written more than `open_connection.LATE_MS` after they were due, because
             every connection waited for an answer or this process was not given the CPU.
@@ -63,6 +66,7 @@ class OpenLoopResult:
         unanswered: Requests due without an answer: connection lost, never sent, or too slow.
         duration_s: From the first to the last due time.
         cpu_s: CPU that the generator spent.
+        lead_in: Latency of the answers in the lead-in, whatever their status.
     """
 
     due: int
@@ -76,6 +80,7 @@ class OpenLoopResult:
     unanswered: int
     duration_s: float
     cpu_s: float = field(default=0.0)
+    lead_in: Latency = NO_LATENCY
 
     def to_json(self) -> str:
         """One line that `from_json` reads."""
@@ -88,6 +93,7 @@ class OpenLoopResult:
         for name in ("answered", "answered_in_time"):
             found[name] = {int(status): count for status, count in found[name].items()}
         found["latency"] = Latency(*found["latency"])
+        found["lead_in"] = Latency(*found["lead_in"])
         by_status = found["latency_by_status"].items()
         found["latency_by_status"] = {int(status): Latency(*latency) for status, latency in by_status}
         return cls(**found)
@@ -115,6 +121,7 @@ async def run(
     poisson: bool = False,
     seed: int = 1,
     patience_s: float = PATIENCE_S,
+    lead_in_s: float = 0.0,
 ) -> OpenLoopResult:
     """Send each request once when it is due; wait for the answers that are still to come.
 
@@ -127,6 +134,7 @@ async def run(
         poisson: Arrivals at random with that mean rate, instead of evenly spaced.
         seed: Of the random arrivals.
         patience_s: How long to wait for answers after the last request was due.
+        lead_in_s: What is due in these first seconds is answered and counted, but its latency apart.
 
     Raises:
         ValueError: too few requests, or `url` is no address.
@@ -136,7 +144,7 @@ async def run(
     if len(times) > len(requests):
         raise ValueError(f"{len(times)} requests will be due, only {len(requests)} are there")
     cpu_at = process_time()
-    generator = Generator(split_address(url), requests, times)
+    generator = Generator(split_address(url), requests, times, lead_in_s=lead_in_s)
     try:
         await generator.connect(connections)
         await generator.send_all(patience_s)
@@ -155,6 +163,7 @@ async def run_apart(
     poisson: bool = False,
     seed: int = 1,
     patience_s: float = PATIENCE_S,
+    lead_in_s: float = 0.0,
 ) -> OpenLoopResult:
     """As `run`, in a process of its own, the requests in a file.
 
@@ -164,6 +173,7 @@ async def run_apart(
     command = [sys.executable, "-m", "bench.open_loop", url, str(requests_path)]
     command += ["--rate", str(rate_per_s), "--seconds", str(duration_s), "--connections", str(connections)]
     command += ["--seed", str(seed), "--patience", str(patience_s), *(["--poisson"] if poisson else [])]
+    command += ["--lead-in", str(lead_in_s)]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=asyncio.subprocess.PIPE,
@@ -183,7 +193,7 @@ async def run_apart(
 
 
 def _result(generator: Generator, due: int, duration_s: float, cpu_s: float) -> OpenLoopResult:
-    answered = {status: len(times) for status, times in sorted(generator.latencies_ms.items())}
+    answered = dict(sorted(generator.counts.items()))
     return OpenLoopResult(
         due=due,
         sent=generator.sent,
@@ -196,6 +206,7 @@ def _result(generator: Generator, due: int, duration_s: float, cpu_s: float) -> 
         unanswered=due - sum(answered.values()),
         duration_s=duration_s,
         cpu_s=cpu_s,
+        lead_in=latency_of(generator.lead_in_ms),
     )
 
 
@@ -203,7 +214,7 @@ def latency_of(times_ms: Iterable[float]) -> Latency:
     """Exact percentiles: the smallest value that at least such a share does not exceed."""
     ordered = sorted(times_ms)
     if not ordered:
-        return Latency(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return NO_LATENCY
 
     def at(share: float) -> float:
         return ordered[max(0, ceil(len(ordered) * share) - 1)]
@@ -222,6 +233,7 @@ def main() -> None:
     parser.add_argument("--poisson", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--patience", type=float, default=PATIENCE_S)
+    parser.add_argument("--lead-in", type=float, default=0.0, help="seconds whose latency counts apart")
     options = parser.parse_args()
     gc.disable()  # lists of numbers and bytes; nothing here makes cycles
     result = uvloop.run(
@@ -234,6 +246,7 @@ def main() -> None:
             poisson=options.poisson,
             seed=options.seed,
             patience_s=options.patience,
+            lead_in_s=options.lead_in,
         )
     )
     print(result.to_json())

@@ -76,6 +76,8 @@ RESUBMIT_MAX_COUNT: Final = 2
 # --- waiting ------------------------------------------------------------------------------------
 CONFIRM_WAIT_MS: Final = 2_000
 """Contract: after this a granted grab is answered 202."""
+NEIGHBOUR_HOLD_MS: Final = 1_000
+"""How long a grab of a partner that presses may be held so that a modest one finds the way free."""
 LOOKUP_AFTER_MS: Final = (100, 300, 800, 1_600)
 """When a waiter without confirmation looks in Postgres, by age of its wait."""
 LOOKUP_TIMEOUT_S: Final = 0.5

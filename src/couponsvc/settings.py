@@ -27,6 +27,12 @@ class Settings(BaseSettings):
     shard: int = Field(default=0, ge=0, le=0, description="the only shard of this version")
     confirm_wait_ms: int = Field(default=limits.CONFIRM_WAIT_MS, ge=0, le=60_000)
     backlog_max_count: int = Field(default=limits.BACKLOG_MAX_COUNT, ge=1)
+    neighbour_hold_ms: int = Field(
+        default=limits.NEIGHBOUR_HOLD_MS,
+        ge=0,
+        le=1_500,
+        description="how long a pressing partner's grab may be held for a modest one's sake; 0: never",
+    )
     take_over_idle_ms: int = Field(default=limits.TAKE_OVER_IDLE_MS, ge=100)
     webhook_allow_private: bool = Field(
         default=False,

@@ -1,23 +1,43 @@
-"""Shares of a process: alone everything, together a window each, and nothing is kept back for ever."""
+"""Shares of a process: alone everything, together a window each; who presses gives way, and not for ever."""
 
 import asyncio
 from collections import Counter
+from time import perf_counter
 
 import pytest
 
 from couponsvc.api import shares as module
-from couponsvc.api.shares import SWEEP_S, WINDOWS_COUNT, Share, Shares
+from couponsvc.api.shares import SWEEP_S, SWEEPS_PER_LOOK, WINDOWS_COUNT, Share, Shares
+from couponsvc.api.turns import PACES, REST_MAX_S
+
+PATIENCE_S = 5.0
+HOLD_MS = 500
+LONG_HOLD_MS = 5_000
+"""Beside which the line of a test that answers every 50 ms is short."""
+TURN_COUNT = PACES[0].turn_count
 
 
 class Grab:
     """Counts who entered."""
 
-    def __init__(self, entered: "Counter[str]", name: str) -> None:
+    def __init__(self, entered: "Counter[str]", name: str, began_s: float | None = None) -> None:
         self._entered = entered
         self._name = name
+        self.began_s = perf_counter() if began_s is None else began_s
 
     def enter(self) -> None:
         self._entered[self._name] += 1
+
+
+def answer(share: Share, count: int) -> None:
+    for _ in range(count):
+        share.leave()
+
+
+async def until_entered(entered: "Counter[str]", name: str, count: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while entered[name] < count:
+            await asyncio.sleep(0.001)
 
 
 def admit(share: Share, count: int, entered: "Counter[str]", name: str) -> None:
@@ -52,10 +72,102 @@ async def test_what_was_in_work_before_the_other_came_counts() -> None:
     admit(shares[2], 1, entered, "modest")
     admit(flooder, 300, entered, "flooder")
     assert entered == {"flooder": 300, "modest": 1}
-    for _ in range(300):
-        flooder.leave()
+
+
+async def test_who_presses_gives_way_to_a_modest_one_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SWEEP_S", PATIENCE_S)  # what is not answered for long is another test
+    shares, entered = Shares(), Counter[str]()
+    flooder, modest = shares[1], shares[2]
+    admit(flooder, WINDOWS_COUNT, entered, "flooder")
+    admit(modest, 1, entered, "modest")
+    admit(flooder, 3 * TURN_COUNT, entered, "flooder")
+    answer(flooder, WINDOWS_COUNT)
+    for turn in range(1, 4):
+        await until_entered(entered, "flooder", WINDOWS_COUNT + turn * TURN_COUNT)
+        await asyncio.sleep(2 * REST_MAX_S)
+        assert entered["flooder"] == WINDOWS_COUNT + turn * TURN_COUNT, "a turn is answered first"
+        answer(flooder, TURN_COUNT)
+        admit(modest, 1, entered, "modest")
+    assert entered["modest"] == 4, "a modest one waits for nobody"
+
+
+async def test_where_all_press_nobody_gives_way() -> None:
+    shares, entered = Shares(), Counter[str]()
+    names = ("first", "second")
+    for count in (WINDOWS_COUNT, 50 * WINDOWS_COUNT):
+        for partner_no, name in enumerate(names):
+            admit(shares[partner_no], count, entered, name)
+    await asyncio.sleep(2 * SWEEP_S)
+    for partner_no in range(len(names)):
+        answer(shares[partner_no], shares[partner_no].in_work_count)
+    before = Counter(entered)
     await asyncio.sleep(0)
-    assert entered["flooder"] == 300 + WINDOWS_COUNT // 2
+    for name in names:
+        assert entered[name] - before[name] >= WINDOWS_COUNT // 2 > TURN_COUNT
+
+
+async def test_who_gives_way_has_its_window_again_when_the_modest_one_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SWEEPS_PER_LOOK", 2)
+    shares, entered = Shares(), Counter[str]()
+    flooder = shares[1]
+    admit(flooder, WINDOWS_COUNT, entered, "flooder")
+    admit(shares[2], 1, entered, "modest")
+    admit(flooder, 10 * WINDOWS_COUNT, entered, "flooder")
+    answer(flooder, WINDOWS_COUNT)
+    await until_entered(entered, "flooder", 11 * WINDOWS_COUNT)
+
+
+async def test_where_nobody_may_be_held_nobody_gives_way() -> None:
+    shares, entered = Shares(hold_ms=0), Counter[str]()
+    flooder = shares[1]
+    admit(flooder, WINDOWS_COUNT, entered, "flooder")
+    admit(shares[2], 1, entered, "modest")
+    admit(flooder, WINDOWS_COUNT, entered, "flooder")
+    answer(flooder, WINDOWS_COUNT)
+    await asyncio.sleep(0)
+    assert entered["flooder"] == WINDOWS_COUNT + WINDOWS_COUNT // 2
+
+
+async def test_whose_line_waits_too_long_gives_way_to_nobody() -> None:
+    shares, entered = Shares(HOLD_MS), Counter[str]()
+    flooder, modest = shares[1], shares[2]
+    admit(flooder, WINDOWS_COUNT, entered, "flooder")
+    admit(modest, 1, entered, "modest")
+    long_ago_s = perf_counter() - HOLD_MS / 1_000
+    for _ in range(20 * WINDOWS_COUNT):
+        flooder.admit(Grab(entered, "flooder", long_ago_s))
+    largest_count = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while flooder.waiting:
+            largest_count = max(largest_count, flooder.in_work_count)
+            answer(flooder, flooder.in_work_count)
+            admit(modest, 1, entered, "modest")
+            answer(modest, modest.in_work_count)
+            await asyncio.sleep(SWEEP_S / 10)
+    assert largest_count >= WINDOWS_COUNT // 2
+    assert modest.active, "it was there all the time"
+
+
+async def test_whose_line_is_short_again_gives_way_again() -> None:
+    shares, entered = Shares(LONG_HOLD_MS), Counter[str]()
+    flooder, modest = shares[1], shares[2]
+    admit(flooder, WINDOWS_COUNT, entered, "flooder")
+    admit(modest, 1, entered, "modest")
+    long_ago_s = perf_counter() - LONG_HOLD_MS / 1_000
+    for _ in range(WINDOWS_COUNT):
+        flooder.admit(Grab(entered, "flooder", long_ago_s))
+    most_counts: list[int] = []
+    for _ in range((len(PACES) + 2) * SWEEPS_PER_LOOK):
+        answer(flooder, flooder.in_work_count)
+        admit(flooder, max(0, WINDOWS_COUNT - len(flooder.waiting)), entered, "flooder")
+        admit(modest, 1, entered, "modest")
+        answer(modest, modest.in_work_count)
+        await asyncio.sleep(SWEEP_S)
+        most_counts.append(flooder.in_work_count)
+    assert max(most_counts) > TURN_COUNT
+    assert most_counts[-1] <= TURN_COUNT
 
 
 async def test_a_window_in_which_nothing_is_answered_grows_until_all_have_entered() -> None:

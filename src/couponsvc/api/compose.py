@@ -72,7 +72,12 @@ class ApiProcess:
             gate_closed_because=lambda: self._gate.closed_because,
         )
         self._event_waits: Final = services.event_waits
-        entrance = Entrance(authenticator=authenticator, catalog=self._catalog, desk=self._desk)
+        entrance = Entrance(
+            authenticator=authenticator,
+            catalog=self._catalog,
+            desk=self._desk,
+            neighbour_hold_ms=settings.neighbour_hold_ms,
+        )
         self.app: Final = GrabLane(create_app(services), entrance)
 
     @classmethod

@@ -50,12 +50,19 @@ class _TurnedAway(Exception):
 class Entrance:
     """The way of every grab of one API process."""
 
-    def __init__(self, *, authenticator: Authenticator, catalog: DropCatalog, desk: Desk) -> None:
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        catalog: DropCatalog,
+        desk: Desk,
+        neighbour_hold_ms: int = limits.NEIGHBOUR_HOLD_MS,
+    ) -> None:
         self.authenticator: Final = authenticator
         self.catalog: Final = catalog
         self.desk: Final = desk
         self._lines: Final = RateLines()
-        self._shares: Final = Shares()
+        self._shares: Final = Shares(neighbour_hold_ms)
         self._prefix: Final = token_hex(6).encode()
         self._numbers: Final = count(1)
         self._reading: Final[set[asyncio.Task[None]]] = set()
