@@ -48,7 +48,8 @@ MODEST_RATE_PER_S: Final = 100
 FLOOD_REQUEST_COUNTS: Final = {FLOODED: 30_000, LIMITED: 8_000}
 """Prepared per round; a flood that is faster asks for the same again."""
 RAMP_S: Final = 1.0
-"""The flood is on before the stream begins: it reads its requests and connects."""
+"""The flood is on before the stream begins: it reads its requests and connects. What
+an earlier one left is over."""
 LEAD_IN_S: Final = 1.0
 """The stream's first second is told apart: what was in work when it began is in front of it."""
 SNAPSHOT_S: Final = 2.5
@@ -122,7 +123,7 @@ class Neighbours:
         flood = None if setting == ALONE else self.requests(FLOODER, FLOOD_REQUEST_COUNTS[setting])
         flood_s = seconds + LEAD_IN_S + 2 * RAMP_S
         async with flooding(self.service.url, flood, flood_s, self.flood_connections):
-            await asyncio.sleep(0 if flood is None else RAMP_S)
+            await asyncio.sleep(RAMP_S)
             began_s = monotonic()
             before, cpu_before = self.service.counts(), sum_by_kind(read_processes(), self.service.roots)
             seen = await run_apart(

@@ -66,7 +66,7 @@ class Share:
         self._turns: Turns | None = None
         """While it gives way."""
         self._haste = 0
-        """Which of `PACES` it needs; none of them is kind enough to itself any more at their number."""
+        """Which of `PACES` its turns have; past the last one its line waits too long for any."""
         self.in_work_count = 0
         self.window_count = ALONE
         self.waiting: Final[deque[Entering]] = deque()
@@ -132,6 +132,7 @@ class Share:
             self.give_way_no_more()
         elif self._turns is None:
             self._turns = Turns(self, PACES[self._haste])
+            self._turns.begin()
         else:
             self._turns.pace = PACES[self._haste]
 
