@@ -131,33 +131,64 @@ async def test_who_is_served_goes_on_and_nobody_else_is_taken_when_it_is_closed(
     await end(acceptor, made)
 
 
-class Exhausted(socket.socket):
-    """A listener whose system has no descriptor left for a while."""
+class Failing(socket.socket):
+    """A listener whose next connections cannot be taken, as the system says it."""
 
-    failures_count = 3
+    errors: tuple[int, ...] = ()
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Fail some times, as `accept(2)` does."""
-        if self.failures_count:
-            self.failures_count -= 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        """Fail as told, as `accept(2)` does."""
+        if self.errors:
+            number, *rest = self.errors
+            self.errors = tuple(rest)
+            raise OSError(number, os.strerror(number))
         return super().accept()
 
 
+@pytest.fixture
+def failing() -> Iterator[Failing]:
+    with Failing() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound
+
+
 async def test_without_descriptors_it_pauses_and_then_takes_who_waited(
-    clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+    failing: Failing, clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accepting, "PAUSE_S", 0.05)
+    failing.errors = (errno.EMFILE,) * 3
     made: list[Greeter] = []
-    with Exhausted() as listener:
-        listener.bind(("127.0.0.1", 0))
-        acceptor = Acceptor(listener, lambda: Greeter(made), BACKLOG_COUNT)
-        connect(listener, clients, 2)
-        await asyncio.sleep(0.02)
-        assert not made
-        assert listener.failures_count == 2, "one attempt, then a pause: no turning in circles"
-        await until_made(made, 2)
-        await end(acceptor, made)
+    acceptor = Acceptor(failing, lambda: Greeter(made), BACKLOG_COUNT)
+    connect(failing, clients, 2)
+    await asyncio.sleep(0.02)
+    assert not made
+    assert len(failing.errors) == 2, "one attempt, then a pause: no turning in circles"
+    await until_made(made, 2)
+    await end(acceptor, made)
+
+
+async def test_a_connection_that_was_lost_before_it_was_taken_keeps_nobody_waiting(
+    failing: Failing, clients: list[socket.socket]
+) -> None:
+    failing.errors = (errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN)
+    made: list[Greeter] = []
+    acceptor = Acceptor(failing, lambda: Greeter(made), BACKLOG_COUNT)
+    connect(failing, clients, 2)
+    await until_made(made, 2)
+    await end(acceptor, made)
+
+
+async def test_a_listener_that_is_broken_is_left_alone(
+    failing: Failing, clients: list[socket.socket]
+) -> None:
+    failing.errors = (errno.EBADF,)
+    said: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["exception"]))
+    acceptor = Acceptor(failing, lambda: Greeter([]), BACKLOG_COUNT)
+    connect(failing, clients, 1)
+    await asyncio.sleep(0.02)
+    assert [type(error) for error in said] == [OSError], "told once"
+    await end(acceptor, [])
 
 
 async def test_one_that_cannot_be_served_is_alone_in_that(

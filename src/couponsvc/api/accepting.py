@@ -21,6 +21,8 @@ ACCEPTS_PER_TURN_COUNT: Final = 32
 PAUSE_S: Final = 1.0
 """When the system has no descriptor or no memory for one more; as long as asyncio waits then."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
+"""Of the listener itself. Any other error is of the connection that was to be taken (accept(2))."""
 
 
 class Acceptor:
@@ -68,11 +70,12 @@ class Acceptor:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except ConnectionAbortedError:
-                continue  # its client left before we came to it
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno in _BROKEN:
+                    self.close()
                     raise
+                if error.errno not in _EXHAUSTED:
+                    continue  # its client left before we came to it
                 log.exception("no connection can be taken", error=error.strerror, again_in_s=PAUSE_S)
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(PAUSE_S, self._watch)
