@@ -8,13 +8,13 @@ import pytest
 
 from couponsvc.api import shares as module
 from couponsvc.api.shares import SWEEP_S, SWEEPS_PER_LOOK, WINDOWS_COUNT, Share, Shares
-from couponsvc.api.turns import PACES, REST_MAX_S
+from couponsvc.api.turns import REST_MAX_S, RHYTHMS
 
 PATIENCE_S = 5.0
 HOLD_MS = 500
 LONG_HOLD_MS = 5_000
 """Beside which the line of a test that answers every 50 ms is short."""
-TURN_COUNT = PACES[0].turn_count
+TURN_COUNT = RHYTHMS[0].turn_count
 
 
 class Grab:
@@ -159,7 +159,7 @@ async def test_whose_line_is_short_again_gives_way_again() -> None:
     for _ in range(WINDOWS_COUNT):
         flooder.admit(Grab(entered, "flooder", long_ago_s))
     most_counts: list[int] = []
-    for _ in range((len(PACES) + 2) * SWEEPS_PER_LOOK):
+    for _ in range((len(RHYTHMS) + 2) * SWEEPS_PER_LOOK):
         answer(flooder, flooder.in_work_count)
         admit(flooder, max(0, WINDOWS_COUNT - len(flooder.waiting)), entered, "flooder")
         admit(modest, 1, entered, "modest")

@@ -6,7 +6,7 @@ from time import perf_counter
 import pytest
 
 from couponsvc.api import turns as module
-from couponsvc.api.turns import Pace, Turns
+from couponsvc.api.turns import Rhythm, Turns
 
 PATIENCE_S = 5.0
 TOOK_S = 0.02
@@ -35,7 +35,7 @@ async def next_turn(taker: Taker, count: int) -> None:
 async def test_a_turn_follows_when_the_rest_is_over_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_MAX_S", PATIENCE_S)
     taker = Taker()
-    turns = Turns(taker, Pace(turn_count=1, rest_ratio=2.0))
+    turns = Turns(taker, Rhythm(turn_count=1, rest_ratio=2.0))
     turns.begin()
     await asyncio.sleep(TOOK_S)
     ended_s = perf_counter()
@@ -48,7 +48,7 @@ async def test_a_turn_follows_when_the_rest_is_over_by_itself(monkeypatch: pytes
 
 async def test_a_turn_in_work_is_not_joined_by_another() -> None:
     taker = Taker()
-    turns = Turns(taker, Pace(turn_count=1, rest_ratio=1.0))
+    turns = Turns(taker, Rhythm(turn_count=1, rest_ratio=1.0))
     for _ in range(3):
         turns.begin()
     assert len(taker.began_s) == 1
@@ -56,7 +56,7 @@ async def test_a_turn_in_work_is_not_joined_by_another() -> None:
 
 async def test_a_turn_in_which_nobody_was_there_needs_no_rest() -> None:
     taker = Taker(works=False)
-    turns = Turns(taker, Pace(turn_count=1, rest_ratio=1.0))
+    turns = Turns(taker, Rhythm(turn_count=1, rest_ratio=1.0))
     turns.begin()
     turns.begin()
     assert len(taker.began_s) == 2
@@ -64,7 +64,7 @@ async def test_a_turn_in_which_nobody_was_there_needs_no_rest() -> None:
 
 async def test_the_rest_after_a_slow_turn_is_short() -> None:
     taker = Taker()
-    turns = Turns(taker, Pace(turn_count=1, rest_ratio=1_000.0))
+    turns = Turns(taker, Rhythm(turn_count=1, rest_ratio=1_000.0))
     turns.begin()
     await asyncio.sleep(TOOK_S)
     turns.end()
@@ -73,7 +73,7 @@ async def test_the_rest_after_a_slow_turn_is_short() -> None:
 
 async def test_stopped_it_takes_no_turn_after_its_rest_either() -> None:
     taker = Taker()
-    turns = Turns(taker, Pace(turn_count=1, rest_ratio=1.0))
+    turns = Turns(taker, Rhythm(turn_count=1, rest_ratio=1.0))
     turns.begin()
     turns.end()
     turns.stop()

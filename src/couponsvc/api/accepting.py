@@ -1,6 +1,6 @@
 """Taking connections: as many per turn of the loop as have come, within a bound.
 
-libuv, and so uvloop, takes one connection per turn (libuv #3696, since 1.45): right where turns take
+libuv, and so uvloop, takes one connection per turn (libuv #3696; seen with 1.52): right where turns take
 microseconds. In a rush a turn takes ten milliseconds, because hundreds of grabs are read, decided and
 answered in it, and a thousand people who connect meanwhile would wait for ten seconds before anybody
 reads what they ask. Here a turn takes up to `ACCEPTS_PER_TURN_COUNT` of them.
@@ -76,7 +76,7 @@ class Acceptor:
                     raise
                 if error.errno not in _EXHAUSTED:
                     continue  # its client left before we came to it
-                log.exception("no connection can be taken", error=error.strerror, again_in_s=PAUSE_S)
+                log.warning("no connection can be taken", error=error.strerror, again_in_s=PAUSE_S)
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(PAUSE_S, self._watch)
                 return
@@ -89,6 +89,6 @@ class Acceptor:
         """Hand it to a protocol of its own; what goes wrong is this connection's alone."""
         try:
             await self._loop.connect_accepted_socket(self._make_protocol, connection)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - as said
             connection.close()
-            log.warning("a connection was lost when it was taken", error=error.strerror)
+            log.warning("a connection could not be served", error=type(error).__name__)

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from couponsvc import limits
-from couponsvc.api.turns import PACES, Turns
+from couponsvc.api.turns import RHYTHMS, Turns
 
 WINDOWS_COUNT: Final = 128
 """Grabs in work of all partners together, shared evenly: a batch that leaves at once."""
@@ -66,7 +66,7 @@ class Share:
         self._turns: Turns | None = None
         """While it gives way."""
         self._haste = 0
-        """Which of `PACES` its turns have; past the last one its line waits too long for any."""
+        """Which of `RHYTHMS` its turns have; past the last one its line waits too long for any."""
         self.in_work_count = 0
         self.window_count = ALONE
         self.waiting: Final[deque[Entering]] = deque()
@@ -118,7 +118,7 @@ class Share:
     def take_turn(self) -> bool:
         """Let enter what a turn has room for; whether anything is in work now."""
         if self._turns is not None:
-            self._let_enter(self._turns.pace.turn_count)
+            self._let_enter(self._turns.rhythm.turn_count)
         return bool(self.in_work_count)
 
     def _let_enter(self, most_count: int) -> None:
@@ -128,13 +128,13 @@ class Share:
 
     def give_way(self) -> None:
         """Take turns from now on, as considerate as its line allows."""
-        if self._haste >= len(PACES):
+        if self._haste >= len(RHYTHMS):
             self.give_way_no_more()
         elif self._turns is None:
-            self._turns = Turns(self, PACES[self._haste])
+            self._turns = Turns(self, RHYTHMS[self._haste])
             self._turns.begin()
         else:
-            self._turns.pace = PACES[self._haste]
+            self._turns.rhythm = RHYTHMS[self._haste]
 
     def give_way_no_more(self) -> None:
         """Have a window again."""
@@ -146,7 +146,7 @@ class Share:
         """Larger turns where its grabs wait too long or nothing is answered; smaller ones later on."""
         held_s = now_s - self.waiting[0].began_s if self.waiting else 0.0
         if held_s > held_max_s or (self.waiting and not self.moved):
-            self._haste = min(self._haste + 1, len(PACES))
+            self._haste = min(self._haste + 1, len(RHYTHMS))
         elif may_ease and held_s < held_max_s * EASE_RATIO:
             self._haste = max(self._haste - 1, 0)
 

@@ -7,7 +7,7 @@ commit as one does, and then a rest of several times what the turn took.
 
 What others gain must not cost too much: nobody is held for longer than the operator allows
 (`COUPONSVC_NEIGHBOUR_HOLD_MS`). When a line waits for longer, turns become larger and rests shorter,
-until its partner gives way to nobody. So a real rush, in thousands of connections, is not slowed down.
+until its partner gives way to nobody: the more connections it has, the less it is slowed down.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
 
-class Pace(NamedTuple):
+class Rhythm(NamedTuple):
     """How turns follow each other."""
 
     turn_count: int
@@ -24,7 +24,7 @@ class Pace(NamedTuple):
     """How much longer than the turn the rest is."""
 
 
-PACES: Final = (Pace(10, 4.0), Pace(20, 2.0), Pace(40, 1.0))
+RHYTHMS: Final = (Rhythm(10, 4.0), Rhythm(20, 2.0), Rhythm(40, 1.0))
 """From the most considerate on; each lets two to three times as many through as the one before. Ten keep
 the loop for a millisecond, and with four turns' rest a neighbour meets one of five (decision 0016)."""
 REST_MAX_S: Final = 0.02
@@ -42,15 +42,15 @@ class Taker(Protocol):
 class Turns:
     """The turns of one partner in one process."""
 
-    __slots__ = ("_began_s", "_running", "_stopped", "_taker", "pace")
+    __slots__ = ("_began_s", "_running", "_stopped", "_taker", "rhythm")
 
-    def __init__(self, taker: Taker, pace: Pace) -> None:
+    def __init__(self, taker: Taker, rhythm: Rhythm) -> None:
         self._taker: Final = taker
         self._began_s = 0.0
         self._running = False
         """A turn is in work, or rests."""
         self._stopped = False
-        self.pace = pace
+        self.rhythm = rhythm
 
     def begin(self) -> None:
         """Take the next turn, unless one is in work or rests."""
@@ -61,7 +61,7 @@ class Turns:
 
     def end(self) -> None:
         """Rest: the last grab of a turn is answered."""
-        rest_s = min(REST_MAX_S, (perf_counter() - self._began_s) * self.pace.rest_ratio)
+        rest_s = min(REST_MAX_S, (perf_counter() - self._began_s) * self.rhythm.rest_ratio)
         asyncio.get_running_loop().call_later(rest_s, self._rested)
 
     def _rested(self) -> None:
