@@ -30,6 +30,17 @@ SCHEMAS = {
     Path(file.name).stem: json.loads(file.read_text("utf-8"))
     for file in files("couponsvc.outbox").joinpath("schemas").iterdir()
 }
+DEFINITION = {
+    "program_id": "qingdao-2022",
+    "template_id": "dining-20",
+    "quantity": 3,
+    "per_person_limit": 1,
+    "opens_at": "2026-10-01T02:00:00.000Z",
+    "closes_at": "2026-10-01T03:00:00.000Z",
+    "face_value_fen": 2000,
+    "min_spend_fen": 6000,
+    "valid_for_hours": 48,
+}
 MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 FORMATS = jsonschema.FormatChecker()
@@ -76,7 +87,12 @@ async def one_of_each(pool: "Pool[asyncpg.Record]") -> list[Event]:
     await pool.execute("INSERT INTO outbox (type, subscription_no) VALUES ('webhook.test', $1)", number)
     await pool.execute("UPDATE outbox SET occurred_at = $1 WHERE first_seq IS NULL", opened)
     await number_all(pool, NOW + timedelta(hours=1))
+    await tell(pool, drop, "drop.defined", DEFINITION)
+    await number_all(pool, NOW + timedelta(hours=1))
+    await pool.execute("UPDATE drops SET status = 2")
     await tell(pool, drop, "drop.closed")
+    await tell(pool, drop, "drop.withdrawn")
+    await pool.execute("UPDATE outbox SET partner_no = 1 WHERE type = 'drop.withdrawn'")
     await number_all(pool, NOW + timedelta(hours=1))
     return await EventReader(pool).page(1, 0, 500)
 
@@ -161,7 +177,7 @@ async def test_what_operators_do_is_told_as_the_schemas_say(
     partner_no = await pool.fetchval("SELECT min(partner_no) FROM drop_partners")
     documents = [json.loads(event.body) for event in await EventReader(pool).page(partner_no, 0, 500)]
     assert [document["type"].split(".")[2] for document in documents] == [
-        "opened", "paused", "resumed", "restocked", "closed",
+        "defined", "opened", "paused", "resumed", "restocked", "closed",
     ]  # fmt: skip
     for document in documents:
         assert_described(document)

@@ -125,7 +125,7 @@ async def test_the_feed_is_read_with_a_token_and_with_curl_and_openssl_alone(
 ) -> None:
     drop_id = await telling.drop(3)
     await bank.grab(drop_id, "p-1", "n-1")
-    await until_told(bank, 2)
+    await until_told(bank, 3)
     pages = [
         json.loads(await shell(typed_in(script, telling, receiver)))
         for script in (
@@ -134,7 +134,8 @@ async def test_the_feed_is_read_with_a_token_and_with_curl_and_openssl_alone(
         )
     ]
     assert pages[0] == pages[1]
-    assert [event["type"] for event in pages[0]["events"]] == ["couponsvc.drop.opened.v1", ISSUED]
+    kinds = ["couponsvc.drop.defined.v1", "couponsvc.drop.opened.v1", ISSUED]
+    assert [event["type"] for event in pages[0]["events"]] == kinds
     assert pages[0]["next"] == (await bank.event_page()).next
 
 
@@ -178,11 +179,20 @@ def test_the_webhook_that_is_shown_was_signed_with_the_secret_that_is_shown() ->
     assert WebhookVerifier(secret, clock=lambda: at_that_time).open(headers, body).id == "evt_2"
 
 
+async def take_away(service: Service, drop_id: str) -> None:
+    """Let no partner grab from a drop any more."""
+    stands = await service.operate("GET", f"/v1/drops/{drop_id}")
+    kept = ("program_id", "template_id", "quantity", "per_person_limit", "opens_at", "closes_at")
+    wanted = {name: stands[name] for name in kept} | {"partners": []}
+    await service.operate("PUT", f"/v1/drops/{drop_id}", wanted)
+
+
 async def test_every_type_says_what_the_guide_lists(telling: Service, bank: AsyncPartnerClient) -> None:
     await telling.drop(1, closes_in_s=1, wait=False)
     drop_id, closed = await telling.drop(2), await telling.drop(5)
     for action in ("pause", "resume", "close"):
         await telling.operate("POST", f"/v1/drops/{closed}/{action}")
+    await take_away(telling, await telling.drop(1))
     await telling.operate("POST", f"/v1/drops/{drop_id}/restock", {"current_quantity": 2, "add": 1})
     for number in range(3):
         assert (await bank.grab(drop_id, f"p-{number}", f"n-{number}")).confirmed
@@ -236,7 +246,7 @@ async def test_events_are_seen_and_repeated_and_secrets_rotated_as_the_guide_say
 
     await wait_until(refused, "the receiver refused")
     await receiver.start(made.secret)
-    event = (await until_told(bank, 2))[-1]
+    event = (await until_told(bank, 3))[-1]
     assert await bank.redeliver(made.subscription_id, event_ids=[event.id]) == 1
     await until_heard(receiver, event.id)
 

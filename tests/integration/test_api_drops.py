@@ -90,7 +90,7 @@ async def test_pause_resume_and_close_reach_the_gate_and_the_outbox_once(house: 
         assert answer.status_code == 200, answer.text
         assert await house.grant("wed", action) == letter
     events = await house.pool.fetch("SELECT type FROM outbox ORDER BY outbox_no")
-    assert [row["type"] for row in events] == ["drop.paused", "drop.resumed", "drop.closed"]
+    assert [row["type"] for row in events] == ["drop.defined", "drop.paused", "drop.resumed", "drop.closed"]
 
 
 async def test_a_closed_drop_stays_closed(house: House) -> None:

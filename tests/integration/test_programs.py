@@ -86,15 +86,18 @@ async def test_a_changed_region_is_announced_for_every_drop_that_is_not_closed(h
     assert (await house.standing("aa")).region == "370200"
 
 
-async def test_a_raised_quantity_is_an_event_and_a_lowered_one_is_not(house: House) -> None:
+async def test_a_change_is_told_as_a_whole_and_a_raised_quantity_also_as_a_restock(house: House) -> None:
     stood = await house.drop(quantity=10)
     window = {name: stood[name] for name in ("opens_at", "closes_at")}
     for quantity in (12, 8):
         answer = await house.call("PUT", "/v1/drops/wed", drop(quantity=quantity, **window))
         assert (answer.json()["quantity"], answer.json()["available"]) == (quantity, quantity)
     events = await house.pool.fetch("SELECT type, data FROM outbox ORDER BY outbox_no")
-    assert [row["type"] for row in events] == ["drop.restocked"]
-    assert json.loads(events[0]["data"]) == {"drop_id": "wed", "added": 2, "quantity": 12}
+    kinds = [row["type"] for row in events]
+    assert kinds == ["drop.defined", "drop.defined", "drop.restocked", "drop.defined"]
+    quantities = [json.loads(row["data"])["quantity"] for row in events]
+    assert quantities == [10, 12, 12, 8]
+    assert json.loads(events[2]["data"]) == {"drop_id": "wed", "added": 2, "quantity": 12}
 
 
 async def test_a_refused_change_leaves_no_trace(house: House) -> None:

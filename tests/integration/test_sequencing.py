@@ -117,7 +117,7 @@ async def test_a_change_of_a_drop_reaches_every_present_partner(
     for partner_no in (1, second):
         [document] = documents((await feed(pool, partner_no))[-1:])
         assert document["type"] == EventType.DROP_RESTOCKED.public
-        assert document["data"] == {"drop_id": "drop-a", "added": 5, "quantity": 15}
+        assert document["data"] == {"drop_id": "drop-a", "added": 5, "quantity": 15, "state": "open"}
 
 
 async def test_a_drop_that_nobody_may_see_leaves_the_outbox_without_an_event(
@@ -321,7 +321,7 @@ async def test_event_rows_of_vouchers_read_them_by_number_whatever_postgres_know
     pool: "Pool[asyncpg.Record]", drop: Drop
 ) -> None:
     """A rush fills a table that was never analyzed, or was when it was small."""
-    arguments = [1, NOW, ["voucher.issued"], [ISSUED], [1], [None], [1], [2], ["{}"], [NOW]]
+    arguments = [1, NOW, ["voucher.issued"], [ISSUED], [1], [None], [None], [1], [2], ["{}"], [NOW]]
     for owner_count, analyze in ((300, True), (5_000, False), (5_000, True)):
         await commit(pool, drop, [1] * owner_count)
         if analyze:

@@ -38,9 +38,11 @@ async def test_a_window_is_told_when_it_opens_and_when_it_ends_and_once(
         "opens_at": "2026-10-01T03:00:00.000Z",
         "closes_at": "2026-10-01T04:00:00.000Z",
         "quantity": 10,
+        "state": "open",
     }
     assert (ended["type"], ended["time"]) == ("couponsvc.drop.ended.v1", "2026-10-01T04:00:00.000Z")
-    assert ended["data"] == {"drop_id": "drop-a", "closes_at": "2026-10-01T04:00:00.000Z", "quantity": 10}
+    closes_at = "2026-10-01T04:00:00.000Z"
+    assert ended["data"] == {"drop_id": "drop-a", "closes_at": closes_at, "quantity": 10, "state": "ended"}
 
 
 async def test_an_opening_is_told_within_a_second_of_it(pool: "Pool[asyncpg.Record]", drop: Drop) -> None:

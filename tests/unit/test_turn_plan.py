@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from couponsvc import limits
+from couponsvc.outbox.rendering import compact
 from couponsvc.outbox.windows import OutboxRow, Telling, Told, Turn, Window, plan_turn
+from couponsvc.values.drop import DropStatus
 from couponsvc.values.event import EventType
 
 START = datetime(2026, 10, 1, 2, 0, tzinfo=UTC)
+OPEN = Window(START, START + timedelta(days=1), quantity=1_000_000, status=DropStatus.ACTIVE)
 FULL = limits.EVENT_VOUCHERS_MAX_COUNT
 
 
@@ -30,8 +34,16 @@ class Outbox:
             self._add(EventType.VOUCHER_ISSUED, drop_no, first_seq, self.issued[drop_no])
         return self
 
-    def change(self, kind: EventType = EventType.DROP_PAUSED, drop_no: int = 1) -> "Outbox":
-        return self._add(kind, drop_no)
+    def change(
+        self,
+        kind: EventType = EventType.DROP_PAUSED,
+        drop_no: int = 1,
+        data: dict[str, int] | None = None,
+        partner_no: int | None = None,
+    ) -> "Outbox":
+        self._add(kind, drop_no)
+        self.rows[-1] = self.rows[-1]._replace(data=compact(data or {}), partner_no=partner_no)
+        return self
 
     def ask_for_a_test(self) -> "Outbox":
         return self._add(EventType.WEBHOOK_TEST, None)
@@ -43,13 +55,14 @@ class Outbox:
         subscription_no = 1 if drop_no is None else None
         moment = START + timedelta(seconds=number)
         self.rows.append(
-            OutboxRow(number, kind.value, drop_no, subscription_no, first_seq, last_seq, "{}", moment)
+            OutboxRow(number, kind.value, drop_no, subscription_no, None, first_seq, last_seq, "{}", moment)
         )
         return self
 
     def plan(self, windows: dict[int, Window] | None = None) -> Turn:
         told = {n: Told(0, opened=windows is None, ended=False) for n in (1, 2, 3)}
-        return plan_turn(self.rows, told, windows or {}, START + timedelta(hours=1))
+        needed = {row.drop_no: OPEN for row in self.rows if row.drop_no is not None and row.first_seq is None}
+        return plan_turn(self.rows, told, needed | (windows or {}), START + timedelta(hours=1))
 
 
 def short(tellings: Sequence[Telling]) -> list[str]:
@@ -113,7 +126,7 @@ def test_what_concerns_no_drop_keeps_nothing_apart() -> None:
 
 
 def test_the_opening_is_told_before_the_first_of_merged_commits_and_the_end_after_the_last() -> None:
-    window = Window(START, START + timedelta(minutes=30), 10, closed=False)
+    window = OPEN._replace(closes_at=START + timedelta(minutes=30))
     turn = Outbox().commit(1, 1, 1).plan({1: window})
     assert short(turn.tellings) == ["1: drop.opened @0", "1: 1..3 @3", "1: drop.ended @1800"]
 
@@ -179,3 +192,45 @@ def same_end(row: OutboxRow, telling: Telling) -> bool:
     if telling.last_seq is None or row.first_seq is None or row.last_seq is None:
         return telling.last_seq is row.last_seq and telling.occurred_at == row.occurred_at
     return row.first_seq <= telling.last_seq <= row.last_seq
+
+
+def states(turn: Turn) -> list[str]:
+    """What each event of a drop says of it: `paused paused`, the second word being the state."""
+    said = ((telling.kind, msgspec.json.decode(telling.data)) for telling in turn.tellings)
+    return [f"{kind.value.removeprefix('drop.')} {data['state']}" for kind, data in said if "state" in data]
+
+
+def test_each_event_of_a_turn_says_how_the_drop_stood_at_its_place() -> None:
+    outbox = Outbox().change(EventType.DROP_PAUSED).change(EventType.DROP_RESUMED).commit(2)
+    outbox.change(EventType.DROP_SOLD_OUT, data={"quantity": 2})
+    outbox.change(EventType.DROP_RESTOCKED, data={"added": 3, "quantity": 5}).commit(1)
+    outbox.change(EventType.DROP_DEFINED, data={"quantity": 3}).change(EventType.DROP_CLOSED)
+    closed = OPEN._replace(quantity=3, status=DropStatus.CLOSED)
+    assert states(outbox.plan({1: closed})) == [
+        "opened open", "paused paused", "resumed open", "sold_out sold_out", "restocked open",
+        "defined sold_out", "closed closed",
+    ]  # fmt: skip
+
+
+def test_a_window_that_opens_and_ends_on_a_paused_drop_says_so() -> None:
+    paused = OPEN._replace(closes_at=START + timedelta(minutes=30), status=DropStatus.PAUSED)
+    assert states(Outbox().plan({1: paused})) == ["opened paused", "ended paused"]
+
+
+def test_what_was_changed_after_the_rows_were_read_is_said_by_an_event_to_come() -> None:
+    outbox = Outbox().commit(2).change(EventType.DROP_SOLD_OUT, data={"quantity": 2})
+    restocked_since = OPEN._replace(quantity=9)
+    assert states(outbox.plan({1: restocked_since})) == ["opened open", "sold_out sold_out"]
+
+
+def test_who_loses_a_drop_is_told_so_alone_and_not_how_it_goes_on() -> None:
+    [telling] = Outbox().change(EventType.DROP_WITHDRAWN, partner_no=7).plan().tellings
+    assert (telling.partner_no, telling.data) == (7, "{}")
+
+
+def test_a_drop_whose_row_holds_no_members_is_left_alone_and_others_are_told() -> None:
+    outbox = Outbox().commit(1, drop_no=2).change(drop_no=1)
+    outbox.rows[1] = outbox.rows[1]._replace(data="[]")
+    turn = outbox.plan()
+    assert short(turn.tellings) == ["2: 1..1 @1"]
+    assert turn.misfits.keys() == {1}

@@ -32,7 +32,6 @@ NAME_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]
 FEN_MAX: Final = 2**53 - 1
 """Largest integer that every JSON reader keeps exactly (RFC 8259 §6)."""
 VALID_MAX_HOURS: Final = 24 * 366 * 10
-HOUR_MS: Final = 3_600_000
 PARTNERS_MAX_COUNT: Final = 1_000
 SUBSCRIPTION_DROPS_MAX_COUNT: Final = 1_000
 """A partner with more asks for all of them and looks at `drop_id` itself."""

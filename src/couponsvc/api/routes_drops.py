@@ -15,7 +15,7 @@ from couponsvc.programs import definitions, operations
 from couponsvc.programs.definitions import DropDefinition, StandingDrop
 from couponsvc.programs.figures import read_figures
 from couponsvc.values.drop import DropStatus
-from couponsvc.values.moment import rfc3339
+from couponsvc.values.moment import HOUR_MS, rfc3339
 
 router = APIRouter(prefix="/v1/drops", tags=["drops"])
 
@@ -192,7 +192,7 @@ def _definition(standing: StandingDrop, principal: Principal) -> dict[str, Any]:
         "partners": others if principal.partner_no is None else [principal.partner_id],
         "face_value_fen": drop.terms.face_value_fen,
         "min_spend_fen": drop.terms.min_spend_fen,
-        "valid_for_hours": drop.terms.valid_for_ms // models.HOUR_MS,
+        "valid_for_hours": drop.terms.valid_for_ms // HOUR_MS,
         "issued": standing.issued,
         "sold_out_at": None if standing.sold_out_ms is None else rfc3339(standing.sold_out_ms),
     }

@@ -15,7 +15,7 @@ from couponsvc.programs import definitions
 from couponsvc.programs.definitions import SQL
 from couponsvc.programs.telling import announce
 from couponsvc.values.drop import VoucherTerms
-from couponsvc.values.moment import rfc3339, unix_ms
+from couponsvc.values.moment import HOUR_MS, rfc3339, unix_ms
 
 router = APIRouter(prefix="/v1/programs", tags=["programs"])
 
@@ -114,7 +114,7 @@ async def put_template(
         program_id=program_id,
         template_id=template_id,
         name=body.name,
-        terms=VoucherTerms(body.face_value_fen, body.min_spend_fen, body.valid_for_hours * models.HOUR_MS),
+        terms=VoucherTerms(body.face_value_fen, body.min_spend_fen, body.valid_for_hours * HOUR_MS),
     )
     answer = await _find_template(services.pool, program_id, template_id)
     return json_answer(_template(program_id, answer), 201 if change.created else 200)
@@ -184,7 +184,7 @@ def _template(program_id: str, row: asyncpg.Record) -> dict[str, Any]:
         "name": row["name"],
         "face_value_fen": row["face_value_fen"],
         "min_spend_fen": row["min_spend_fen"],
-        "valid_for_hours": row["valid_for_ms"] // models.HOUR_MS,
+        "valid_for_hours": row["valid_for_ms"] // HOUR_MS,
         "created_at": rfc3339(unix_ms(row["created_at"])),
         "updated_at": rfc3339(unix_ms(row["updated_at"])),
     }

@@ -8,6 +8,7 @@ import msgspec
 from couponsvc.client.answers import Voucher
 
 VOUCHER_ISSUED: Final = "couponsvc.voucher.issued.v1"
+DROP_DEFINED: Final = "couponsvc.drop.defined.v1"
 DROP_OPENED: Final = "couponsvc.drop.opened.v1"
 DROP_PAUSED: Final = "couponsvc.drop.paused.v1"
 DROP_RESUMED: Final = "couponsvc.drop.resumed.v1"
@@ -15,10 +16,12 @@ DROP_SOLD_OUT: Final = "couponsvc.drop.sold_out.v1"
 DROP_RESTOCKED: Final = "couponsvc.drop.restocked.v1"
 DROP_ENDED: Final = "couponsvc.drop.ended.v1"
 DROP_CLOSED: Final = "couponsvc.drop.closed.v1"
+DROP_WITHDRAWN: Final = "couponsvc.drop.withdrawn.v1"
 WEBHOOK_TEST: Final = "couponsvc.webhook.test.v1"
 """Sent to whoever asked for it; no subscription names it."""
 EVENT_TYPES: Final = (
     VOUCHER_ISSUED,
+    DROP_DEFINED,
     DROP_OPENED,
     DROP_PAUSED,
     DROP_RESUMED,
@@ -26,6 +29,7 @@ EVENT_TYPES: Final = (
     DROP_RESTOCKED,
     DROP_ENDED,
     DROP_CLOSED,
+    DROP_WITHDRAWN,
 )
 """What a subscription may name."""
 BEGINNING: Final = ""

@@ -113,8 +113,12 @@ class Sequencer:
             _queries["take_rows"], KNOWN_TYPES, left_alone, limits.SEQUENCE_TURN_MAX_COUNT
         )
         told = {row["drop_no"]: _told(row) for row in found if row["drop_no"] is not None}
-        untold = {row["drop_no"] for row in found if row["first_seq"] is not None and not row["opened_told"]}
-        windows = await connection.fetch(_queries["windows_of"], list(untold)) if untold else []
+        needed = {
+            row["drop_no"]
+            for row in found
+            if row["drop_no"] is not None and (row["first_seq"] is None or not row["opened_told"])
+        }
+        windows = await connection.fetch(_queries["windows_of"], list(needed)) if needed else []
         if look:
             most = limits.SEQUENCE_TURN_MAX_COUNT
             due = await connection.fetch(_queries["windows_due"], now, left_alone, most)

@@ -8,13 +8,12 @@ Redis may miss what Postgres has committed; telling it again is harmless (versio
 reconciler does so.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from couponsvc.programs import announcing
 from couponsvc.programs.definitions import (
     SQL,
     Change,
@@ -35,11 +34,6 @@ from couponsvc.values.voucher import MAX_NUMBER
 
 _AFTER_CHANGE: Final = kill_point("operate.after_change")
 _AFTER_TAKING: Final = kill_point("operate.after_taking")
-EVENT_OF_STATUS: Final = {
-    DropStatus.ACTIVE: "drop.resumed",
-    DropStatus.PAUSED: "drop.paused",
-    DropStatus.CLOSED: "drop.closed",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +71,7 @@ async def define_drop(operator: Operator, wanted: DropDefinition) -> Change:
             await connection.execute(SQL["admit_partners"], drop_no, partner_nos)
             await record_operation(connection, operator.actor, "drop.create", wanted.drop_id, _detail(wanted))
             standing, plan = await _read(connection, drop_no), None
+            await announcing.announce_definition(connection, standing)
         else:
             standing = await _read(connection, drop_no)
             plan = plan_change(standing, wanted, template_terms, moment_ms)
@@ -105,9 +100,8 @@ async def set_status(operator: Operator, drop_id: str, status: DropStatus) -> Ch
                 raise Conflict(f"Drop {drop_id} is closed for good; define a new drop.")
             drop_no = standing.drop.drop_no
             await connection.execute(SQL["set_status"], drop_no, int(status))
-            event = EVENT_OF_STATUS[status]
-            await record_operation(connection, operator.actor, event, drop_id, {})
-            await _record_event(connection, event, drop_no, {"drop_id": drop_id})
+            await record_operation(connection, operator.actor, announcing.OF_STATUS[status], drop_id, {})
+            await announcing.announce_status(connection, standing, status)
             standing = await _read(connection, drop_no)
     _AFTER_CHANGE()
     await tell_gate(operator.redis, standing.drop)
@@ -138,8 +132,8 @@ async def restock(operator: Operator, drop_id: str, *, current_quantity: int, ad
         await connection.execute(SQL["set_quantity"], drop.drop_no, quantity)
         detail = {"drop_id": drop_id, "added": add, "quantity": quantity}
         await record_operation(connection, operator.actor, "drop.restocked", drop_id, detail)
-        await _record_event(connection, "drop.restocked", drop.drop_no, detail)
         standing = await _read(connection, drop.drop_no)
+        await announcing.announce_restock(connection, standing, add)
     _AFTER_CHANGE()
     await tell_gate(operator.redis, standing.drop)
     return Change(created=False, changed=True)
@@ -213,10 +207,12 @@ async def _update(  # noqa: PLR0917 - one step of define_drop, cut out to be rea
     await _replace_partners(connection, standing, partner_nos)
     detail = {"changed": list(plan.fields), **_detail(wanted)}
     await record_operation(connection, operator.actor, "drop.update", wanted.drop_id, detail)
-    if plan.quantity_step > 0:
-        data = {"drop_id": wanted.drop_id, "added": plan.quantity_step, "quantity": wanted.quantity}
-        await _record_event(connection, "drop.restocked", drop_no, data)
     changed = await _read(connection, drop_no)
+    await announcing.announce_definition(connection, changed)
+    if plan.quantity_step > 0:
+        await announcing.announce_restock(connection, changed, plan.quantity_step)
+    if changed.sold_out_ms is not None and standing.sold_out_ms is None:
+        await announcing.announce_sold_out(connection, changed)
     if plan.quantity_step < 0 and not plan.bumps_epoch:
         await take_from_gate(operator.redis, changed.drop, -plan.quantity_step)
         _AFTER_TAKING()
@@ -231,6 +227,7 @@ async def _replace_partners(connection: Connection, standing: StandingDrop, part
         names = ", ".join(row["partner_id"] for row in holding)
         raise Conflict(f"Partners hold vouchers of drop {drop.drop_id} and cannot leave it: {names}.")
     await connection.execute(SQL["expel_partners"], drop.drop_no, leaving)
+    await announcing.announce_withdrawal(connection, standing, leaving)
     await connection.execute(SQL["admit_partners"], drop.drop_no, partner_nos)
 
 
@@ -245,10 +242,6 @@ async def _read(connection: Connection, drop_no: int) -> StandingDrop:
     row = await connection.fetchrow(SQL["read_drop"], drop_no)
     assert row is not None, "drops are never deleted"  # noqa: S101
     return standing_drop(row)
-
-
-async def _record_event(connection: Connection, event: str, drop_no: int, data: Mapping[str, Any]) -> None:
-    await connection.execute(SQL["record_event"], event, drop_no, json.dumps(data, ensure_ascii=False))
 
 
 def _detail(wanted: DropDefinition) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class EventType(enum.StrEnum):
     """
 
     VOUCHER_ISSUED = "voucher.issued"
+    DROP_DEFINED = "drop.defined"
     DROP_OPENED = "drop.opened"
     DROP_PAUSED = "drop.paused"
     DROP_RESUMED = "drop.resumed"
@@ -23,6 +24,7 @@ class EventType(enum.StrEnum):
     DROP_RESTOCKED = "drop.restocked"
     DROP_ENDED = "drop.ended"
     DROP_CLOSED = "drop.closed"
+    DROP_WITHDRAWN = "drop.withdrawn"
     WEBHOOK_TEST = "webhook.test"
 
     @property

@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
 
 MILLISECONDS_PER_SECOND = 1_000
+HOUR_MS: Final = 3_600 * MILLISECONDS_PER_SECOND
 
 
 @lru_cache(maxsize=4096)  # a committed batch shares one moment; validity ends repeat per drop

@@ -21,8 +21,8 @@ SELECT last_event_no FROM event_counter FOR UPDATE SKIP LOCKED;
 -- become visible in the order of their numbers, because they are written under the drop's lock.
 -- Params: $1 text[] type, $2 int[] drop_no to leave alone, $3 int limit
 SELECT
-  o.outbox_no, o.type, o.drop_no, o.subscription_no, o.first_seq, o.last_seq, o.data::text AS data,
-  o.occurred_at, coalesce(t.told_seq, 0) AS told_seq, coalesce(t.opened_told, false) AS opened_told,
+  o.outbox_no, o.type, o.drop_no, o.subscription_no, o.partner_no, o.first_seq, o.last_seq,
+  o.data::text AS data, o.occurred_at, coalesce(t.told_seq, 0) AS told_seq, coalesce(t.opened_told, false) AS opened_told,
   coalesce(t.ended_told, false) AS ended_told
 FROM (
   SELECT *
@@ -36,17 +36,19 @@ ORDER BY o.outbox_no;
 
 -- name: fan_out :one
 -- Turn tellings into events, one per partner that may know, and queue their deliveries: a telling of
--- vouchers goes to their owners, one of a drop to its present partners, a test to its subscription's.
+-- vouchers goes to their owners, one of a drop to its present partners or to the one it names, a test to
+-- its subscription's.
 -- Answers how many events and deliveries there are, who has news, and by telling of vouchers how many
 -- of them have an owner.
 -- Params: $1 bigint newest event_no, $2 timestamptz now; one element per telling, in order: $3 text[] type,
--- $4 text[] public type, $5 int[] drop_no, $6 int[] subscription_no, $7 int[] first_seq, $8 int[] last_seq,
--- $9 text[] data, $10 timestamptz[] occurred_at
+-- $4 text[] public type, $5 int[] drop_no, $6 int[] subscription_no, $7 int[] partner_no, $8 int[] first_seq,
+-- $9 int[] last_seq, $10 text[] data, $11 timestamptz[] occurred_at
 WITH told AS MATERIALIZED (
   SELECT *
-  FROM unnest($3::text[], $4::text[], $5::int[], $6::int[], $7::int[], $8::int[], $9::text[],
-              $10::timestamptz[]) WITH ORDINALITY
-    AS t (type, public_type, drop_no, subscription_no, first_seq, last_seq, data, occurred_at, place)
+  FROM unnest($3::text[], $4::text[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[], $10::text[],
+              $11::timestamptz[]) WITH ORDINALITY
+    AS t (type, public_type, drop_no, subscription_no, partner_no, first_seq, last_seq, data, occurred_at,
+          place)
 ),
 entitled AS (
   SELECT t.place, v.partner_no, v.first_seq, v.last_seq, v.voucher_count
@@ -62,7 +64,11 @@ entitled AS (
   SELECT t.place, d.partner_no, NULL, NULL, 0
   FROM told t
   JOIN drop_partners d USING (drop_no)
-  WHERE t.first_seq IS NULL
+  WHERE t.first_seq IS NULL AND t.partner_no IS NULL
+  UNION ALL
+  SELECT t.place, t.partner_no, NULL, NULL, 0
+  FROM told t
+  WHERE t.partner_no IS NOT NULL
   UNION ALL
   SELECT t.place, s.partner_no, NULL, NULL, 0
   FROM told t
@@ -145,7 +151,7 @@ SELECT pg_notify('couponsvc_events', $1);
 -- end that was then put off. What was closed has said so itself.
 -- Params: $1 timestamptz now, $2 int[] drop_no to leave alone, $3 int limit
 SELECT
-  d.drop_no, d.opens_at, d.closes_at, d.quantity, d.status = 2 AS closed, coalesce(t.told_seq, 0) AS told_seq,
+  d.drop_no, d.opens_at, d.closes_at, d.quantity, d.status, coalesce(t.told_seq, 0) AS told_seq,
   coalesce(t.opened_told, false) AS opened_told, coalesce(t.ended_told, false) AS ended_told
 FROM drops d
 LEFT JOIN drop_tellings t USING (drop_no)
@@ -158,7 +164,7 @@ LIMIT $3;
 -- The windows of these drops (columns as windows_due).
 -- Params: $1 int[] drop_no
 SELECT
-  d.drop_no, d.opens_at, d.closes_at, d.quantity, d.status = 2 AS closed, coalesce(t.told_seq, 0) AS told_seq,
+  d.drop_no, d.opens_at, d.closes_at, d.quantity, d.status, coalesce(t.told_seq, 0) AS told_seq,
   coalesce(t.opened_told, false) AS opened_told, coalesce(t.ended_told, false) AS ended_told
 FROM drops d
 LEFT JOIN drop_tellings t USING (drop_no)

@@ -227,5 +227,5 @@ INSERT INTO operations (actor, action, subject, detail) VALUES ($1, $2, $3, $4::
 
 -- name: record_event :execute
 -- Tell partners of a change of a drop, in the change's own transaction.
--- Params: $1 text type, $2 int drop_no, $3 jsonb data
-INSERT INTO outbox (type, drop_no, data) VALUES ($1, $2, $3::jsonb);
+-- Params: $1 text type, $2 int drop_no, $3 jsonb data, $4 int partner_no or null: all of the drop
+INSERT INTO outbox (type, drop_no, data, partner_no) VALUES ($1, $2, $3::jsonb, $4);
