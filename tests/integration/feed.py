@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,9 +10,12 @@ from typing import Any
 
 import asyncpg
 import httpx2
+from redis.asyncio import Redis
 
 from couponsvc.outbox.partitions import tend_partitions
 from couponsvc.outbox.sequencing import Sequencer
+from couponsvc.processes.api import run_api
+from couponsvc.settings import Settings
 from tests.integration.house import House
 
 Pool = asyncpg.Pool
@@ -107,6 +111,13 @@ async def page(house: House, query: str = "", by: str = "bank-a") -> dict[str, A
     return found
 
 
+async def forget_the_first_million(house: House) -> None:
+    """As if the first partition were full, and dropped for its age."""
+    await house.pool.execute("UPDATE event_counter SET last_event_no = 1000000")
+    await prepare(house.pool)
+    await house.pool.execute("DROP TABLE events_0")
+
+
 async def everything(house: House, by: str = "bank-a", limit: int = 500) -> list[dict[str, Any]]:
     """The whole feed from its beginning."""
     events: list[dict[str, Any]] = []
@@ -126,17 +137,106 @@ class Told:
     data: str
 
 
-async def told(answer: httpx2.Response) -> AsyncIterator[Told | str]:
-    """Events of a stream as they come; comments as text."""
-    fields: dict[str, str] = {}
+@dataclass
+class Place:
+    """What a client would send as `Last-Event-ID`."""
+
+    last_event_id: str = ""
+
+
+async def told(answer: httpx2.Response, place: Place | None = None) -> AsyncIterator[Told | str]:
+    """Events of a stream as they come, by the rules of WHATWG HTML, 9.2.6; comments as text.
+
+    An empty line takes over the id, whether or not there is an event to dispatch.
+    """
+    place = place or Place()
+    kind = data = ""
+    last_id = place.last_event_id
     async for line in answer.aiter_lines():
-        if line.startswith(":"):
-            yield line[1:].strip()
-        elif line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif "data" in fields:
-            yield Told(fields["id"], fields["event"], fields["data"])
-            fields = {}
-        else:
-            fields = {}
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        match name:
+            case "" if line:
+                yield value
+            case "":
+                place.last_event_id = last_id
+                if data:
+                    yield Told(last_id, kind or "message", data.removesuffix("\n"))
+                kind = data = ""
+            case "id" if "\0" not in value:
+                last_id = value
+            case "event":
+                kind = value
+            case "data":
+                data += value + "\n"
+
+
+@dataclass
+class Served:
+    """The API over HTTP, and how to stop it."""
+
+    house: House
+    url: str
+    stop: asyncio.Event
+    running: "asyncio.Task[None]"
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, query: str = "", *, by: str = "bank-a", last_event_id: str | None = None
+    ) -> AsyncIterator[httpx2.Response]:
+        """An open stream."""
+        headers = {"authorization": f"Bearer {self.house.tokens[by]}", "accept": "text/event-stream"}
+        if last_event_id is not None:
+            headers["last-event-id"] = last_event_id
+        async with (
+            httpx2.AsyncClient(trust_env=False, verify=False, timeout=30) as client,
+            client.stream("GET", f"{self.url}/v1/events/stream{query}", headers=headers) as answer,
+        ):
+            yield answer
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, pool: "Pool[asyncpg.Record]", redis: Redis) -> AsyncIterator[Served]:
+    """A house that is also served over HTTP, on a port of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        settings = settings.model_copy(update={"port": probe.getsockname()[1]})
+    await prepare(pool)
+    stop = asyncio.Event()
+    async with House.open(settings, pool, redis) as house:
+        running = asyncio.create_task(run_api(settings, stop))
+        url = f"http://127.0.0.1:{settings.port}"
+        async with httpx2.AsyncClient(trust_env=False, verify=False) as client, asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(httpx2.TransportError):
+                    await client.get(f"{url}/livez")
+                    break
+                await asyncio.sleep(0.02)
+        yield Served(house, url, stop, running)
+        stop.set()
+        await running
+
+
+async def take(answer: httpx2.Response, count: int) -> list[Told]:
+    """The next events, comments left out."""
+    events: list[Told] = []
+    async with asyncio.timeout(20):
+        async for item in told(answer):
+            if isinstance(item, Told):
+                events.append(item)
+            if len(events) == count:
+                break
+    return events
+
+
+async def waiting_count(served: Served) -> float:
+    async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
+        text = (await client.get(f"{served.url}/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("couponsvc_feed_waiting ")]
+    return float(lines[0].split()[1])
+
+
+async def waiters(served: Served, count: int) -> None:
+    async with asyncio.timeout(10):
+        while await waiting_count(served) != count:
+            await asyncio.sleep(0.02)

@@ -1,7 +1,7 @@
 """Reading events: pages end where they should, documents are those of the ledger."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from couponsvc import limits
 from couponsvc.ledger.reading import find_voucher
-from couponsvc.outbox.reading import EventReader
+from couponsvc.outbox.reading import EventReader, Untellable
 from couponsvc.support.sql import Queries
 from couponsvc.values.drop import Drop
 from couponsvc.values.event import EventType
@@ -154,6 +154,30 @@ async def test_an_event_whose_vouchers_do_not_all_stand_is_never_shown_in_part(
             assert told(await reader.page(1, 0, 500)) == ["drop.opened"]
             assert told(await reader.by_numbers([1, 2, 3])) == ["drop.opened", "3..3"]
         assert {(log["log_level"], log["event_id"]) for log in logs} == {("error", "evt_2")}
+        with pytest.raises(Untellable, match="evt_2") as raised:
+            await reader.page(1, 1, 500)
+        assert raised.value.event_no == 2
+        assert await reader.all_after(1, 500) == []
+
+
+async def test_what_is_dropped_between_its_number_and_its_reading_is_nothing_rather_than_a_gap(
+    pool: "Pool[asyncpg.Record]", drop: Drop, reader: EventReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tell(pool, drop, "drop.paused")
+    await number_all(pool)
+    await pool.execute("UPDATE event_counter SET last_event_no = 1000000")
+    await prepare(pool)
+    await tell(pool, drop, "drop.resumed")
+    await number_all(pool)
+    read = EventReader._written  # noqa: SLF001 - between the two statements of a page
+
+    async def drop_first(reader: EventReader, event_nos: Sequence[int]) -> Any:
+        await pool.execute("DROP TABLE IF EXISTS events_0")
+        return await read(reader, event_nos)
+
+    monkeypatch.setattr(EventReader, "_written", drop_first)
+    assert await reader.page(1, 0, 500) == []
+    assert [event.event_no for event in await reader.page(1, 0, 500)] == [1_000_001]
 
 
 async def test_an_event_names_what_it_is_and_when(
@@ -172,11 +196,11 @@ async def test_the_newest_number_is_that_of_the_partner(
     pool: "Pool[asyncpg.Record]", drop: Drop, reader: EventReader
 ) -> None:
     [second] = await admit(pool, drop, "bank-b")
-    assert (await reader.latest(1), await reader.latest(second)) == (0, 0)
+    assert (await reader.standing(1), await reader.standing(second)) == ((0, 0), (0, 0))
     await number_all(pool)
     await commit(pool, drop, [1])
     await number_all(pool)
-    assert (await reader.latest(1), await reader.latest(second)) == (3, 2)
+    assert (await reader.standing(1), await reader.standing(second)) == ((3, 3), (3, 2))
 
 
 MANY_EVENTS = """
@@ -207,7 +231,7 @@ def scans_of(node: dict[str, Any]) -> Iterator[tuple[str, int]]:
         ("page_of_partner", (1, 1_004_000, 10, 5_000), {"events_1_partner": 10}),
         ("page_of_all", (999_990, 20, 5_000), {"events_0_pkey": 9, "events_1_pkey": 11}),
         ("page_of_all", (1_000_000, 500, 5_000), {"events_1_pkey": 500}),
-        ("latest_of_partner", (2,), {"events_0_partner": 1, "events_1_partner": 1}),
+        ("standing_of_partner", (2,), {"events_0_partner": 1, "events_1_partner": 1}),
         ("by_numbers", ([1_000_010],), {"events_1_pkey": 1}),
     ],
 )

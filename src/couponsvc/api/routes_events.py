@@ -14,10 +14,11 @@ from couponsvc.api import answer_models, models
 from couponsvc.api.access import PartnerReader, ServicesOf
 from couponsvc.api.answers import json_answer
 from couponsvc.api.auth import Principal
-from couponsvc.api.event_stream import MEDIA_TYPE, EventStream
+from couponsvc.api.event_stream import MEDIA_TYPE, EventStream, Page
 from couponsvc.api.openapi import problems
 from couponsvc.api.problems import ProblemAnswer
 from couponsvc.api.services import Services
+from couponsvc.outbox.reading import Untellable, in_one_partition
 from couponsvc.support import metrics
 from couponsvc.values.event import EVENT_NO_MAX, TYPE_OF_PUBLIC, Event, EventType
 
@@ -32,6 +33,15 @@ _READ: Final = metrics.counter(
     "couponsvc_feed_events", "Events that partners read of the feed, by way.", ["way"]
 )
 _NO_STORE: Final = {"cache-control": "no-store"}
+_BEYOND: Final = (
+    "This cursor lies beyond the newest event, {newest}: the ledger was restored from an older copy, or the "
+    "cursor belongs to another deployment. Compare what you have with the ledger, and start again without "
+    "after."
+)
+_DAMAGED: Final = (
+    "{error}, so nothing from it on can be told. An operator has to mend that first; then ask again with the "
+    "same cursor."
+)
 
 
 def _not_too_large(cursor: str | None) -> str | None:
@@ -85,16 +95,14 @@ async def read_events(  # noqa: PLR0917 - FastAPI names them
     for byte. A page may be shorter than `limit` although there are more.
     """
     feed = _Feed(services, principal)
-    start = int(after or 0)
-    events = await feed.page(start, limit)
-    if after is not None:
-        await feed.refuse_gone(start)
-    if wait and not events:
-        events = await feed.wait(request, start, limit, wait)
-    _READ.labels("page").inc(len(events))
-    last = events[-1].event_no if events else await feed.nothing_until(start)
+    start = None if after is None else int(after)
+    page = await feed.page(start, limit)
+    if wait and not page.events:
+        page = await feed.wait(request, start, limit, wait)
+    _READ.labels("page").inc(len(page.events))
     return json_answer(
-        {"events": [msgspec.Raw(event.body) for event in events], "next": str(last)}, headers=_NO_STORE
+        {"events": [msgspec.Raw(event.body) for event in page.events], "next": str(page.next)},
+        headers=_NO_STORE,
     )
 
 
@@ -119,17 +127,15 @@ async def stream_events(
 ) -> Response:
     """The feed as it grows, first from `Last-Event-ID` or `after` to the present.
 
-    It ends when we restart: come back with the last `id`, and nothing is lost or told twice.
+    It ends when we restart: come back with the last `id`, and nothing is lost or told twice. An `id`
+    without an event comes with each comment: up to there nothing concerned the partner.
     """
-    feed = _Feed(services, principal)
     cursor = last_event_id or after
-    if cursor is not None:
-        await feed.refuse_gone(int(cursor))
     return EventStream(
         services.event_waits,
         principal,
-        read_page=feed.page,
-        after=int(cursor or 0),
+        read_page=_Feed(services, principal).page,
+        after=None if cursor is None else int(cursor),
         sent=_READ.labels("stream").inc,
     )
 
@@ -170,31 +176,62 @@ class _Feed:
         self._key_id: Final = principal.key_id
         self._partner_no: Final = principal.partner_no
 
-    async def page(self, after: int, limit: int) -> list[Event]:
-        """The next events, at most `limit`."""
-        async with self._services.event_waits.reading:
-            return await self._services.events.page(self._partner_no, after, limit)
+    async def page(self, after: int | None, limit: int) -> Page:
+        """The next events, at most `limit`, and how far the partner has missed nothing then.
 
-    async def refuse_gone(self, after: int) -> None:
-        """Refuse a cursor behind which events may be missing; asked after reading, so that none is.
+        Args:
+            after: The cursor; None: from the beginning, which is the oldest event that is kept.
+            limit: Of events.
 
         Raises:
-            ProblemAnswer: `events_gone`.
+            ProblemAnswer: `events_gone`; or `ledger_unavailable`, the next event is damaged.
+            OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked.
         """
-        if after + 1 < await self._services.events.oldest_kept():
-            raise ProblemAnswer("events_gone")
+        async with self._services.event_waits.reading:
+            events = await self._events(after, limit)
+            return Page(events, events[-1].event_no if events else await self._nothing_until(after))
 
-    async def nothing_until(self, after: int) -> int:
+    async def _events(self, after: int | None, limit: int) -> list[Event]:
+        """The next events; none of them, where one before the first was dropped.
+
+        Partitions are dropped whole: most pages prove by themselves that nothing is missing before them.
+        """
+        try:
+            events = await self._services.events.page(self._partner_no, after or 0, limit)
+        except Untellable as error:
+            raise ProblemAnswer("ledger_unavailable", _DAMAGED.format(error=error)) from error
+        if events and after is not None and not in_one_partition(after + 1, events[0].event_no):
+            await self._start(after)
+        return events
+
+    async def _start(self, after: int | None) -> int:
+        """The cursor, or the beginning's; refused where events behind it may be missing.
+
+        Asked after events were read, never before: what is kept still was kept then.
+        """
+        kept = await self._services.events.kept()
+        if after is None:
+            return kept.oldest - 1
+        if after + 1 < kept.oldest:
+            raise ProblemAnswer("events_gone")
+        if after > kept.newest:  # of the database itself; a valid cursor was committed before it was told
+            raise ProblemAnswer("events_gone", _BEYOND.format(newest=kept.newest))
+        return after
+
+    async def _nothing_until(self, after: int | None) -> int:
         """The cursor after an empty page: as far on as there is nothing of the partner for certain.
 
         So that a reader with few events, who comes back regularly, keeps clear of `events_gone`.
         """
-        newest = self._services.event_waits.newest_event_no  # committed, so that `latest` sees them all
-        if newest > after and await self._services.events.latest(self._partner_no) <= after:
-            return newest
-        return after
+        standing = None
+        if after != self._services.event_waits.newest_event_no:  # else it is probably up to date
+            standing = await self._services.events.standing(self._partner_no)
+        start = await self._start(after)
+        if standing is not None and standing.latest <= start < standing.newest:
+            return standing.newest
+        return start
 
-    async def wait(self, request: Request, after: int, limit: int, wait_s: int) -> list[Event]:
+    async def wait(self, request: Request, after: int | None, limit: int, wait_s: int) -> Page:
         """The next events, or none once `wait_s` is over, the client has gone or the process stops.
 
         Raises:
@@ -206,9 +243,9 @@ class _Feed:
         try:
             async with waits.seat(self._partner_no, self._key_id, request.receive) as seat:
                 while True:
-                    events = await self.page(after, limit)
+                    page = await self.page(after, limit)
                     left_s = until - monotonic()
-                    if events or left_s <= 0 or seat.left or waits.ended:
+                    if page.events or left_s <= 0 or seat.left or waits.ended:
                         break
                     if not await seat.wait(left_s):
                         break
@@ -216,4 +253,4 @@ class _Feed:
             request.state.waited_s = monotonic() - began
         if not self._services.authenticator.is_live(self._key_id):
             raise ProblemAnswer("unauthenticated", "The key was revoked while the request waited.")
-        return events
+        return page

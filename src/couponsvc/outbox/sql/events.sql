@@ -59,18 +59,26 @@ FROM (
 WHERE place = 1 OR voucher_count <= $3
 ORDER BY event_no;
 
--- name: latest_of_partner :value
--- Number of a partner's newest event, by the partner's index as above.
+-- name: standing_of_partner :one
+-- The newest event of all partners, and this partner's newest by its index as above. One statement is
+-- one snapshot: of the numbers up to the first, none above the second is this partner's.
 -- Params: $1 int partner_no
-SELECT event_no
-FROM events
-WHERE partner_no = ANY ((SELECT ARRAY[$1::int])::int[])
-ORDER BY partner_no DESC, event_no DESC
-LIMIT 1;
+SELECT last_event_no AS newest, (
+  SELECT event_no
+  FROM events
+  WHERE partner_no = ANY ((SELECT ARRAY[$1::int])::int[])
+  ORDER BY partner_no DESC, event_no DESC
+  LIMIT 1
+) AS latest
+FROM event_counter;
 
--- name: oldest_partition :value
--- Which partition of events is the first that is kept; partitions are dropped from the beginning.
-SELECT min(split_part(c.relname, '_', 2)::bigint)
-FROM pg_inherits i
-JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'events'::regclass;
+-- name: kept :one
+-- Which partition of events is the first that is kept (partitions are dropped from the beginning; null:
+-- none was made yet), and the newest event of all partners.
+SELECT last_event_no AS newest, (
+  SELECT min(split_part(c.relname, '_', 2)::bigint)
+  FROM pg_inherits i
+  JOIN pg_class c ON c.oid = i.inhrelid
+  WHERE i.inhparent = 'events'::regclass
+) AS partition_no
+FROM event_counter;
