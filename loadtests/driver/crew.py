@@ -13,7 +13,7 @@ from couponsvc.client import Unreachable
 from loadtests.access import Access
 from loadtests.clock import ASSUMED, Exchange, RunClock, measure
 from loadtests.driver.agenda import Agenda, breathe
-from loadtests.driver.requests import Request, Signer
+from loadtests.driver.requests import SignedRequest, Signer
 from loadtests.driver.slow import Line
 from loadtests.driver.writing import Reply, Writing
 from loadtests.persons.crowd import Crowd
@@ -25,7 +25,7 @@ from loadtests.records import Clock, RecordWriter
 from loadtests.scenario import Scenario
 from loadtests.signed import SignedCalls
 
-Send = Callable[[Request, str, float | None], Reply]
+Send = Callable[[SignedRequest, str, float | None], Reply]
 LATE_AFTER_S: Final = 0.1
 """A request sent this much after it was due: the generator, not the service, was busy."""
 
@@ -179,7 +179,7 @@ class Crew:
                     self._records.write(record)
         self._agenda.add(None, presser)
 
-    def _requests(self, steps: list[Step], drop_id: str, token: str) -> Iterator[Request]:
+    def _requests(self, steps: list[Step], drop_id: str, token: str) -> Iterator[SignedRequest]:
         for step in steps:
             yield self._signer.grab(drop_id, f"{token}-{step.number}", step.number)
 

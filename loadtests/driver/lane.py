@@ -15,7 +15,7 @@ from geventhttpclient.header import Headers
 from locust import FastHttpUser, task
 from locust.contrib.fasthttp import LocustUserAgent
 
-from loadtests.driver.requests import Request
+from loadtests.driver.requests import SignedRequest
 from loadtests.driver.wire import Answer, Lost, Wire
 from loadtests.driver.writing import Reply
 from loadtests.records import ABANDONED
@@ -68,7 +68,7 @@ class Lane(FastHttpUser):
             crew.serve(self.send)
         gevent.sleep(IDLE_S)
 
-    def send(self, request: Request, name: str, timeout_s: float | None) -> Reply:
+    def send(self, request: SignedRequest, name: str, timeout_s: float | None) -> Reply:
         """Send one request; hang up after `timeout_s`."""
         crew = type(self).crew
         assert crew is not None  # noqa: S101
@@ -97,7 +97,7 @@ class Lane(FastHttpUser):
             return Reply(sent_ms, answered_ms)
         return Reply(sent_ms, answered_ms, answer.status, answer.body, answer.retry_after_s)
 
-    def _over_wire(self, request: Request, name: str) -> Answer | None:
+    def _over_wire(self, request: SignedRequest, name: str) -> Answer | None:
         began_s = perf_counter()
         answer: Answer | None = None
         failure: Exception | None = None
@@ -111,7 +111,12 @@ class Lane(FastHttpUser):
         return answer
 
     def _count(
-        self, request: Request, name: str, took_ms: float, answer: Answer | None, failure: Exception | None
+        self,
+        request: SignedRequest,
+        name: str,
+        took_ms: float,
+        answer: Answer | None,
+        failure: Exception | None,
     ) -> None:
         """Tell locust's statistics."""
         self.environment.events.request.fire(
@@ -123,10 +128,10 @@ class Lane(FastHttpUser):
             context={},
         )
 
-    def _through_session(self, request: Request, name: str) -> Answer | None:
-        response = self.client.request(
-            request.method, request.path, name, data=request.body or None, headers=request.headers
-        )
+    def _through_session(self, request: SignedRequest, name: str) -> Answer | None:
+        path, body = request.request.target.decode("ascii"), request.request.body.decode()
+        headers = {key.decode("ascii"): value.decode("ascii") for key, value in request.headers}
+        response = self.client.request(request.method, path, name, data=body or None, headers=headers)
         if not response.status_code:
             return None
         return Answer(response.status_code, response.content or b"", _retry_after_s(response.headers))

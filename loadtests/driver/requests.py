@@ -1,34 +1,38 @@
-"""The bytes of signed requests, made at the moment of sending."""
+"""Signed requests, made at the moment of sending: the client's, dated by the deployment's clock."""
 
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
-import msgspec
-
+from couponsvc.client.requests import Request, grab_request, look_up_request
 from couponsvc.support.signing import SigningKey, sign
 from loadtests.clock import RunClock
 from loadtests.persons.person import LOOK_UP, Step
 
-_encode: Final = msgspec.json.Encoder().encode
+CHANNEL: Final = "load"
+"""Says in the ledger where these vouchers come from."""
 
 
-class Request(NamedTuple):
+class SignedRequest(NamedTuple):
     """What is sent."""
 
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: str
+    request: Request
+    headers: list[tuple[bytes, bytes]]
+    """Without `host` and `content-length`."""
+
+    @property
+    def method(self) -> str:
+        """As locust's statistics have it."""
+        return self.request.method.decode("ascii")
 
     def raw(self, host: str, *, keep_alive: bool = True) -> bytes:
         """As HTTP/1.1 bytes, for sockets that send them in their own way."""
-        lines = [f"{self.method} {self.path} HTTP/1.1", f"host: {host}"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        if self.body:
-            lines.append(f"content-length: {len(self.body)}")
+        request = self.request
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method, request.target, host.encode("ascii"))]
+        lines += [b"%b: %b" % header for header in self.headers]
+        if request.body:
+            lines.append(b"content-length: %d" % len(request.body))
         if not keep_alive:
-            lines.append("connection: close")
-        return ("\r\n".join(lines) + "\r\n\r\n" + self.body).encode("ascii")
+            lines.append(b"connection: close")
+        return b"\r\n".join(lines) + b"\r\n\r\n" + request.body
 
 
 class Signer:
@@ -45,22 +49,20 @@ class Signer:
         self._clock: Final = clock
         self._offset_ms: Final = offset_ms
 
-    def request(self, step: Step, drop_id: str, person_token: str) -> Request:
-        """Sign one step's request; about 35 µs."""
+    def request(self, step: Step, drop_id: str, person_token: str) -> SignedRequest:
+        """Sign one step's request; about 12 µs with its bytes."""
         if step.what == LOOK_UP:
-            path = f"/v1/drops/{drop_id}/grabs/{quote(step.number, safe='')}"
-            return Request("GET", path, self._proof(b"GET", path, b""), "")
+            return self._signed(look_up_request(drop_id, step.number))
         return self.grab(drop_id, person_token, step.number)
 
-    def grab(self, drop_id: str, person_token: str, number: str) -> Request:
+    def grab(self, drop_id: str, person_token: str, number: str) -> SignedRequest:
         """Sign a grab."""
-        path = f"/v1/drops/{drop_id}/grabs"
-        body = _encode({"person_token": person_token, "out_request_no": number, "channel": "load"})
-        headers = self._proof(b"POST", path, body)
-        headers["content-type"] = "application/json"
-        return Request("POST", path, headers, body.decode("ascii"))
+        return self._signed(grab_request(drop_id, person_token, number, channel=CHANNEL))
 
-    def _proof(self, method: bytes, path: str, body: bytes) -> dict[str, str]:
+    def _signed(self, request: Request) -> SignedRequest:
+        """Not by `Request.signed_headers`, which dates the proof by this machine's clock."""
         created_s = int((self._clock.wall_ms() + self._offset_ms) / 1_000)
-        proof = sign(self._key, method, path.encode("ascii"), body=body, created_s=created_s)
-        return {name.decode("ascii"): value.decode("ascii") for name, value in proof}
+        headers = sign(self._key, request.method, request.path, body=request.body, created_s=created_s)
+        if request.body:
+            headers.append((b"content-type", b"application/json"))
+        return SignedRequest(request, headers)

@@ -14,7 +14,7 @@ import gevent  # type: ignore[import-untyped] # gevent ships no types
 from gevent import socket
 
 from loadtests.clock import RunClock
-from loadtests.driver.requests import Request
+from loadtests.driver.requests import SignedRequest
 from loadtests.driver.wire import open_socket
 from loadtests.driver.writing import Reply
 from loadtests.persons.traits import Stall, Trickle
@@ -39,7 +39,7 @@ class Line:
         self.host: Final = self._parts.netloc
         self._clock: Final = clock
 
-    def trickle(self, request: Request, traits: Trickle, *, finishes: bool) -> Reply:
+    def trickle(self, request: SignedRequest, traits: Trickle, *, finishes: bool) -> Reply:
         """Send a request byte by byte; unless it `finishes`, keep the last byte and hang up."""
         sent_ms = self._clock.wall_ms()
         try:
@@ -57,7 +57,7 @@ class Line:
         except OSError:  # closed by the server, or no connection at all: nothing was answered
             return Reply(sent_ms, self._clock.wall_ms(), code="" if finishes else ABANDONED)
 
-    def stall(self, requests: Iterator[Request], traits: Stall) -> Iterator[Reply]:
+    def stall(self, requests: Iterator[SignedRequest], traits: Stall) -> Iterator[Reply]:
         """Send requests one behind the other and read nothing; one reply each, all abandoned."""
         pending: list[float] = []
         with contextlib.suppress(OSError), self._open(_RECEIVE_BUFFER_BYTES) as line:

@@ -1,31 +1,31 @@
 """The deployment, through its HTTP API alone: figures, ledger, and grabs asked again."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import httpx2
 import msgspec
 
-from couponsvc.client import Answer, GrabClient, Unreachable
+from couponsvc.client import Answer, AnswerLost, ApiRefused, GrabClient, Retries, Unreachable
 from couponsvc.client.answers import NO_ANSWER
+from couponsvc.client.driving import drive_async
+from couponsvc.client.requests import Request, grab_request, look_up_request, read_request
+from couponsvc.client.retrying import insist
 from couponsvc.support.signing import SigningKey
 from loadtests.oracle.evidence import Figures
 
 TIMEOUT_S: Final = 30.0
 """A page of the ledger may take a second on a busy deployment."""
-TRIES_MAX_COUNT: Final = 5
-PAUSE_S: Final = 0.5
-"""Before a read is tried again; grows by itself each time, so that reads survive a restart of 5 s."""
+READS: Final = Retries(attempts_max_count=6, pause_s=0.5, pause_max_s=4.0)
+"""About 11 s in all, at least half of it: reads survive a restart of 5 s."""
 LEDGER_PAGE_COUNT: Final = 10_000
 """The most that the API gives in one page."""
 LINE_MAX_BYTES: Final = 64 * 1024
 CONNECTIONS_MAX_COUNT: Final = 32
-_OK: Final = 200
-_BUSY: Final = frozenset({429, 500, 502, 503, 504})
-
-_Found = TypeVar("_Found")
+_TOO_MANY: Final = 429
+_BROKEN_FROM: Final = 500
 
 
 class Refused(Exception):
@@ -86,13 +86,8 @@ class Deployment:
 
     async def figures(self, drop_id: str) -> Figures:
         """State and figures of a drop."""
-
-        async def read() -> Figures:
-            response = await self._auditor.get(f"/v1/drops/{drop_id}")
-            _check(response, f"the drop {drop_id}")
-            return msgspec.json.decode(response.content, type=Figures)
-
-        return await self._patiently(read)
+        answer = await self._read(read_request("drops", drop_id), f"the drop {drop_id}")
+        return msgspec.json.decode(answer.body, type=Figures)
 
     async def ledger(self, drop_id: str, after_seq: int = 0) -> AsyncGenerator[bytes, None]:
         """Lines of a drop's ledger, in order, from after `after_seq`; page by page, each line once.
@@ -100,66 +95,62 @@ class Deployment:
         The next page begins after the last line's `seq`, so that a page is asked for again whole.
         """
         while True:
-            page = await self._patiently(lambda after=after_seq: self._page(drop_id, after))  # type: ignore[misc] # mypy: a default of a lambda
+            query = {"after_seq": after_seq, "limit": LEDGER_PAGE_COUNT}
+            request = read_request("drops", drop_id, "ledger", query=query)
+            answer = await self._read(request, f"the ledger of {drop_id}")
+            page = [line for line in answer.body.split(b"\n") if line]
             for line in page:
                 yield line
             if len(page) < LEDGER_PAGE_COUNT:
                 return
             after_seq = max(after_seq + 1, msgspec.json.decode(page[-1], type=_Seq).seq)
 
-    async def _page(self, drop_id: str, after_seq: int) -> list[bytes]:
-        response = await self._auditor.get(
-            f"/v1/drops/{drop_id}/ledger", params={"after_seq": after_seq, "limit": LEDGER_PAGE_COUNT}
-        )
-        _check(response, f"the ledger of {drop_id}")
-        return [line for line in response.content.split(b"\n") if line]
-
     async def grab(self, drop_id: str, person_token: str, out_request_no: str) -> Answer:
         """Send a grab; `lost` where nothing was answered."""
-        try:
-            if self._signed is not None:
-                return await self._signed.grab(drop_id, person_token, out_request_no)
-            assert self._partner is not None  # noqa: S101 - one of the two is there
-            body = {"person_token": person_token, "out_request_no": out_request_no}
-            response = await self._partner.post(f"/v1/drops/{drop_id}/grabs", json=body)
-        except (Unreachable, httpx2.TransportError):
-            return NO_ANSWER
-        return Answer(response.status_code, response.content)
+        return await self._ask(grab_request(drop_id, person_token, out_request_no))
 
     async def look_up(self, drop_id: str, out_request_no: str) -> Answer:
         """Ask what became of a number; `lost` where nothing was answered."""
+        return await self._ask(look_up_request(drop_id, out_request_no))
+
+    async def _ask(self, request: Request) -> Answer:
         try:
             if self._signed is not None:
-                return await self._signed.look_up(drop_id, out_request_no)
+                return await self._signed.exchange(request)
             assert self._partner is not None  # noqa: S101 - one of the two is there
-            response = await self._partner.get(f"/v1/drops/{drop_id}/grabs/{out_request_no}")
-        except (Unreachable, httpx2.TransportError):
+            return await _send(self._partner, request)
+        except Unreachable:
             return NO_ANSWER
-        return Answer(response.status_code, response.content)
 
-    async def _patiently(self, read: Callable[[], Awaitable[_Found]]) -> _Found:
-        for attempt in range(1, TRIES_MAX_COUNT + 1):
-            try:
-                return await read()
-            except (httpx2.TransportError, httpx2.UnsupportedProtocol, _Busy) as error:
-                if attempt == TRIES_MAX_COUNT:
-                    why = str(error) or type(error).__name__
-                    raise Unreachable(f"{self.host} cannot be reached: {why}") from error
-                await asyncio.sleep(PAUSE_S * attempt)
-        raise AssertionError("the loop returns or raises")
+    async def _read(self, request: Request, what: str) -> Answer:
+        """Read as the auditor, again where the deployment is busy or away for a moment."""
+        try:
+            return await drive_async(insist(READS, request), partial(_send, self._auditor))
+        except (Unreachable, AnswerLost) as error:
+            raise Unreachable(f"{self.host} cannot be reached: {error}") from error
+        except ApiRefused as error:
+            if error.status == _TOO_MANY or error.status >= _BROKEN_FROM:
+                raise Unreachable(f"{self.host} cannot be reached: {what}: {error}") from error
+            raise Refused(
+                f"{what} is answered with {error.status}; does the auditor's token have the scope audit?"
+            ) from error
+
+
+async def _send(http: httpx2.AsyncClient, request: Request) -> Answer:
+    """Send one request with a bearer token.
+
+    Raises:
+        Unreachable: nothing was answered.
+    """
+    headers = {"content-type": "application/json"} if request.body else None
+    try:
+        response = await http.request(
+            request.method.decode(), request.target.decode(), content=request.body, headers=headers
+        )
+    except (httpx2.TransportError, httpx2.UnsupportedProtocol) as error:
+        raise Unreachable(str(error) or type(error).__name__) from error
+    return Answer(response.status_code, response.content)
 
 
 class _Seq(msgspec.Struct):
     seq: int
-
-
-class _Busy(Exception):
-    """Ask again."""
-
-
-def _check(response: httpx2.Response, what: str) -> None:
-    status = response.status_code
-    if status in _BUSY:
-        raise _Busy(f"{what} is answered with {status}")
-    if status != _OK:
-        raise Refused(f"{what} is answered with {status}; does the auditor's token have the scope audit?")

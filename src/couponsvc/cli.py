@@ -23,6 +23,7 @@ from couponsvc.processes.running import (
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     ProcessFailed,
+    ending_unread,
     load_settings,
     run_loop,
     run_process,
@@ -137,7 +138,7 @@ def apply(
     try:
         program = read_program_file(file)
         url = url or read_run_file(data_dir).url
-        with ApiClient(url, token or read_credentials(data_dir).operator_token) as client:
+        with ApiClient(url, token or read_credentials(data_dir).operator_token) as client, ending_unread():
             done = apply_program(client, program, lambda applied: typer.echo(str(applied)))
             typer.echo(summary(done))
     except ProgramFileError as error:
@@ -191,7 +192,9 @@ def check(
     from couponsvc.reconcile.check import main as check_drops
 
     adopt_running(data_dir)
-    raise typer.Exit(check_drops(load_settings(), drop))
+    with ending_unread():
+        code = check_drops(load_settings(), drop)
+    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -25,7 +25,7 @@ from couponsvc.processes.running import (
     run_loop,
     stop_on_signals,
 )
-from couponsvc.values.event import parse_event_id, parse_subscription_id
+from couponsvc.values.event import event_id, parse_event_id, parse_subscription_id
 from couponsvc.values.moment import rfc3339, unix_ms
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def tail(
         partner_no = None if partner is None else await showing.number_partner(pool, partner)
         if partner is not None and partner_no is None:
             raise ProcessFailed(f"no partner is named {partner}; see couponsvc partner list", EXIT_NOT_SO)
+        if after_no:
+            await _say_where(pool, after_no)
         cursor = await showing.before_newest(pool, partner_no, limit) if after_no is None else after_no
         stop = stop_on_signals() if follow else None
         left = limit
@@ -175,7 +177,6 @@ def redeliver(
                 pool,
                 partner_no,
                 subscription_no,
-                datetime.now(UTC),
                 event_ids=event_nos or None,
                 since=since_at,
                 until=until_at,
@@ -205,6 +206,20 @@ def _run(data_dir: Path, work: "Callable[[Pool], Awaitable[None]]") -> None:
             await work(pool)
 
     run_loop(whole())
+
+
+async def _say_where(pool: "Pool", after_no: int) -> None:
+    """Say on stderr why nothing follows an event, or not its next one; numbers have no gaps."""
+    from couponsvc.outbox import showing
+
+    newest = await showing.before_newest(pool, None, 0)
+    found = await showing.events_after(pool, None, after_no, 1)
+    first = found[0]["event_no"] if found else newest + 1
+    if after_no > newest:
+        there_is = f"the newest is {event_id(newest)}" if newest else "there is none yet"
+        typer.echo(f"couponsvc: there is no {event_id(after_no)} yet; {there_is}", err=True)
+    elif first > after_no + 1:
+        typer.echo(f"couponsvc: events up to {event_id(first - 1)} are no longer kept", err=True)
 
 
 def _event_no(name: str) -> int:

@@ -117,6 +117,30 @@ def test_tail_picks_a_partner_a_beginning_and_a_number(dsn: str) -> None:
     }  # fmt: skip
 
 
+def test_tail_says_where_it_cannot_begin_as_it_was_told(dsn: str) -> None:
+    async def drop_oldest(pool: "Pool[asyncpg.Record]") -> None:
+        await pool.execute("DELETE FROM events WHERE event_no <= 3")
+
+    async def drop_all(pool: "Pool[asyncpg.Record]") -> None:
+        await pool.execute("DELETE FROM events")
+
+    def said(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(events_app, ["tail", *arguments])
+        assert result.exit_code == 0
+        return len(result.stdout.splitlines()), result.stderr
+
+    assert said("--after", "99999") == (0, "couponsvc: there is no evt_99999 yet; the newest is evt_5\n")
+    assert said("--after", "5") == (0, "")
+    assert said("--after", "2", "--partner", "bank-a") == (1, ""), "the next is another partner's"
+    on(dsn, drop_oldest)
+    gone = "couponsvc: events up to evt_3 are no longer kept\n"
+    assert said("--after", "1", "--json") == (2, gone)
+    assert said("--after", "1", "--partner", "bank-b") == (1, gone)
+    assert said("--after", "3") == said("--after", "0") == said() == (2, "")
+    on(dsn, drop_all)
+    assert said("--after", "1") == (0, "couponsvc: events up to evt_5 are no longer kept\n")
+
+
 def test_what_is_not_there_or_not_understood_is_said_on_one_line(dsn: str) -> None:
     assert dsn
     assert fails("tail", "--partner", "nobody")[0] == 1

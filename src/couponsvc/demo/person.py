@@ -8,24 +8,21 @@ from collections.abc import Awaitable, Iterator
 from hashlib import blake2s
 from typing import Final
 
-from couponsvc.client import Answer, GrabClient, Unreachable
-from couponsvc.client.answers import (
-    LOST,
-    NO_ANSWER,
-    NOT_STARTED,
-    PENDING,
-    PERSON_LIMIT,
-    SOLD_OUT,
-    UNKNOWN_REQUEST,
-)
+from couponsvc.client import Answer, GrabClient, Retries, Unreachable, retrying
+from couponsvc.client.answers import LOST, NO_ANSWER, NOT_STARTED, PERSON_LIMIT, SOLD_OUT
+from couponsvc.client.driving import drive_async
+from couponsvc.client.requests import Request
 from couponsvc.demo import plan as shares
 from couponsvc.demo.plan import CrowdPlan
 from couponsvc.demo.records import Press, Why, press_of
 
-_OPEN: Final = frozenset({0, 202, 429, 500, 502, 503, 504})
-"""The number has no answer yet."""
+_LOOKS_UP: Final = b"GET"
 _PAUSE_FIRST_S: Final = 0.05
 _PAUSE_MAX_S: Final = 1.0
+
+
+class _ServiceGone(Exception):
+    """Nobody has answered for too long. No `Unreachable`, which the client's policy would ride out."""
 
 
 class People:
@@ -101,7 +98,8 @@ class People:
         if self._random.random() < shares.DOUBLE_SHARE:
             double = asyncio.create_task(self._settle(drop_id, token, f"{number}b", Why.DOUBLE))
         if drop_id not in self._gone and self._random.random() < shares.DROPPED_SHARE:
-            await self._press(drop_id, token, number, Why.DROPPED)
+            pressing = self._client.abandon_grab(drop_id, token, number)
+            await self._press(drop_id, token, number, Why.DROPPED, pressing)
             await asyncio.sleep(self._random.random() * shares.DROPPED_PAUSE_S)
             why = Why.RETRY
         answer = await self._settle(drop_id, token, number, why)
@@ -115,31 +113,36 @@ class People:
         return answer
 
     async def _settle(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
-        """Press until there is an answer, always with the same number."""
-        again = why if why is Why.MISMATCH else Why.RETRY
-        pause_s = _PAUSE_FIRST_S
-        answer = await self._press(drop_id, token, number, why)
-        for _ in range(shares.ATTEMPTS_MAX_COUNT):
-            if answer.outcome == NOT_STARTED:
-                await self._sleep_until_opening()
-            elif answer.status in _OPEN or answer.outcome == UNKNOWN_REQUEST:
-                await asyncio.sleep(max(answer.retry_after_s or 0.0, pause_s) * (0.5 + self._random.random()))
-                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
-            else:
+        """Press until there is an answer, always with the same number, as patiently as the client is."""
+        left = 1 + shares.ATTEMPTS_MAX_COUNT
+        answer = NO_ANSWER
+
+        async def send(request: Request) -> Answer:
+            nonlocal left, why
+            left -= 1
+            pressed = Why.LOOKED_UP if request.method == _LOOKS_UP else why
+            if why is not Why.MISMATCH:
+                why = Why.RETRY
+            try:
+                return await self._press(drop_id, token, number, pressed, self._client.exchange(request))
+            except Unreachable as error:
+                raise _ServiceGone(str(error)) from error
+
+        while left:
+            patience = Retries(left, pause_s=_PAUSE_FIRST_S, pause_max_s=_PAUSE_MAX_S)
+            try:
+                answer = await drive_async(retrying.grab(patience, drop_id, token, number), send)
+            except _ServiceGone as error:
+                raise Unreachable(str(error)) from error
+            if answer.outcome != NOT_STARTED:
                 break
-            looking = answer.outcome == PENDING
-            answer = await self._press(drop_id, token, number, Why.LOOKED_UP if looking else again)
+            await self._sleep_until_opening()
         return answer
 
-    async def _press(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
+    async def _press(
+        self, drop_id: str, token: str, number: str, why: Why, request: Awaitable[Answer]
+    ) -> Answer:
         """One request, written down."""
-        request: Awaitable[Answer]
-        if why is Why.DROPPED:
-            request = self._client.abandon_grab(drop_id, token, number)
-        elif why is Why.LOOKED_UP:
-            request = self._client.look_up(drop_id, number)
-        else:
-            request = self._client.grab(drop_id, token, number)
         try:
             answer = await request
         except Unreachable:

@@ -1,8 +1,12 @@
 """How every process of ours runs: settings from the environment, signals, one-line errors."""
 
 import asyncio
+import os
+import select
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -22,6 +26,9 @@ from couponsvc.support.server_settings import UnsafeServer, refuse_unsafe
 EXIT_NOT_SO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+EXIT_UNREAD: Final = 128 + signal.SIGPIPE
+"""Whoever read our output is gone (`… | head -1`): 141, as a shell reports of every tool. Not 0: what was to
+be said was not all said, and a script with `pipefail` may want to know."""
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -102,11 +109,52 @@ async def refuse_unsafe_servers(settings: Settings) -> None:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on uvloop; what cannot be reached becomes a `ProcessFailed`."""
+    """Run `main` on uvloop; ends the process quietly where nobody reads its output any more.
+
+    Raises:
+        ProcessFailed: something cannot be reached.
+        SystemExit: with `EXIT_UNREAD`.
+    """
     try:
-        uvloop.run(main)
+        with ending_unread():
+            uvloop.run(main)
     except UNREACHABLE as error:
         raise ProcessFailed(explain(error), EXIT_UNREACHABLE) from error
+
+
+@contextmanager
+def ending_unread() -> Iterator[None]:
+    """End the process quietly where nobody reads its output any more; flushes it in the end.
+
+    Raises:
+        SystemExit: with `EXIT_UNREAD`.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_unread():  # it is a server's
+            raise
+        _drop_output()
+        sys.exit(EXIT_UNREAD)
+
+
+def _output_is_unread() -> bool:
+    """Whether standard output leads to a pipe or a socket whose other end is closed."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # there is none, it is no file, it is closed
+        return False
+    look = select.poll()
+    look.register(output, 0)  # errors and hang-ups are told unasked
+    return bool(look.poll(0))
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: the interpreter flushes it at its end and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping
 from typing import Final
 
-from couponsvc.client import Answer, GrabClient, Unreachable
+from couponsvc.client import Answer, GrabClient, Retries, Unreachable, retrying
 from couponsvc.client.answers import NO_ANSWER, PERSON_LIMIT, SOLD_OUT, UNKNOWN_REQUEST
+from couponsvc.client.driving import drive_async
+from couponsvc.client.requests import Request
 from couponsvc.support.signing import HmacKey
 from tests.faults.harness.history import GRAB, LOOK_UP, Call, History
 from tests.faults.harness.numbers import Number
@@ -18,6 +20,7 @@ CONNECTIONS_MAX_COUNT: Final = 96
 """Of one partner."""
 PAUSE_FIRST_S: Final = 0.05
 PAUSE_MAX_S: Final = 1.0
+"""Of `Retry-After` too: a schedule lasts seconds, and pressing too early must harm nobody."""
 _UNSETTLED: Final = frozenset({0, 202, 401, 429, 500, 502, 503, 504})
 """401: the clock of one API process is off; another one may know better."""
 
@@ -64,18 +67,30 @@ class Asker:
         return await self._record(lane, GRAB, number, abandon, None)
 
     async def insist(self, lane: int, number: Number, *, attempts_max_count: int) -> Answer:
-        """Ask with one number until it has its answer, as an app does."""
-        pause_s = PAUSE_FIRST_S
-        answer = await self.grab(lane, number)
-        for _ in range(attempts_max_count - 1):
-            if settled(answer):
-                break
-            await asyncio.sleep(min(max(pause_s, answer.retry_after_s or 0.0), PAUSE_MAX_S))
-            pause_s = min(2 * pause_s, PAUSE_MAX_S)
-            if answer.status == 202:  # decided, the commit was not seen
-                answer = await self.look_up(lane, number)
-            else:
-                answer = await self.grab(lane, number)
+        """Ask with one number until it has its answer, by the policy that the client ships.
+
+        That one takes two things for an answer which may be another one a moment later: a clock that is
+        off (401), and a refusal that says `retryable`. An app presses again then, and so does this.
+        """
+        client = self._clients[number.partner_id]
+        left = attempts_max_count
+        answer = NO_ANSWER
+
+        async def send(request: Request) -> Answer:
+            nonlocal left
+            left -= 1
+            action = LOOK_UP if request.method == b"GET" else GRAB
+            told = await self._record(lane, action, number, client.exchange(request), None)
+            return Answer(told.status, told.body, min(told.retry_after_s or 0.0, PAUSE_MAX_S))
+
+        while left > 0 and not settled(answer):
+            asked_count = attempts_max_count - left
+            pause_s = min(PAUSE_FIRST_S * 2.0 ** max(0, asked_count - 1), PAUSE_MAX_S)
+            patience = Retries(left, pause_s=pause_s, pause_max_s=PAUSE_MAX_S)
+            asking = retrying.grab(
+                patience, number.drop_id, number.person_token, number.out_request_no, so_far=answer
+            )
+            answer = await drive_async(asking, send)
         return answer
 
     async def _record(

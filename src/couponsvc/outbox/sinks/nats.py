@@ -1,8 +1,8 @@
 """NATS JetStream as a sink: one message per event, de-duplicated by the event's id.
 
 A subject names the partner first (`couponsvc.events.<partner_id>.<drop_id>.<type>`), so that an
-account can be given one partner's events and nobody else's person tokens. The stream is made where
-it is missing and never altered: how long it keeps what, and how often, is its operator's business.
+account can be given one partner's events and nobody else's person tokens. What may be a repeat is
+looked for in the stream first: JetStream itself knows ids for minutes only, and a repeat may come later.
 """
 
 import asyncio
@@ -14,24 +14,33 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import Header, StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
+from nats.js.api import Header
+from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
-from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses, address_of
+from couponsvc.outbox.sinks.nats_held import held_of
+from couponsvc.outbox.sinks.nats_stream import (
+    DEDUPLICATION_S,
+    STREAM,
+    SUBJECTS,
+    faults_of,
+    find_or_make,
+    subject_of,
+)
+from couponsvc.outbox.sinks.sink import BrokerAway, BrokerRefuses
 from couponsvc.support import logs
 from couponsvc.support.ending import end_tasks
 from couponsvc.values.event import Event
 
-STREAM: Final = "couponsvc-events"
-SUBJECTS: Final = "couponsvc.events"
+__all__ = ["DEDUPLICATION_S", "STREAM", "WINDOW_COUNT", "NatsSink", "headers_of", "subject_of"]
+
 CONTENT_TYPE: Final = "application/cloudevents+json"
 
-DEDUPLICATION_S: Final = 120.0
-"""How far back the stream knows ids (JetStream's own default): far past the lease and the retries after
-which another relay repeats what one had published."""
 CONNECT_TIMEOUT_S: Final = 2
 OPEN_TIMEOUT_S: Final = 8.0
 """Over everything: several servers may be named, and each may keep silent."""
+LOOK_TIMEOUT_S: Final = 2.0
+"""For looking through the stream before a repeat; past it everything is published. With opening and
+publishing it must fit into what a turn has left of its lease."""
 PUBLISH_TIMEOUT_S: Final = 10.0
 """From the first event of a call to the last acknowledgement: 22 MB at most. A living server needs far less,
 and a lease must not end meanwhile."""
@@ -40,6 +49,8 @@ ACK_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 1.0
 FORBIDDEN: Final = ("authorization violation", "permissions violation")
 """What nats-server says of credentials and of subjects that they do not open."""
+LOOKING: Final = f"$JS.API.STREAM.MSG.GET.{STREAM}"
+"""What an account must be allowed to publish so that it may look through the stream."""
 WINDOW_COUNT: Final = 64
 """Events on their way at once: enough to hide the way there and back; 11 MB where all are full."""
 
@@ -60,6 +71,11 @@ class NatsSink:
         self._said: Exception | None = None
         """What the server or the network said last, which nobody was waiting for."""
         self._window = asyncio.Semaphore(WINDOW_COUNT)
+        self._looking: asyncio.Task[frozenset[str]] | None = None
+        self._tried_no: int | None = None
+        """The newest event that was tried since opening: up to it, the stream may hold what is not noted."""
+        self._faults: tuple[str, ...] = ()
+        """What was last told of the stream's settings; the same is not told again."""
 
     async def open(self) -> None:
         """Connect, and make the stream where there is none.
@@ -68,7 +84,7 @@ class NatsSink:
             BrokerAway: no server answers.
             BrokerRefuses: credentials, permissions, or a server without JetStream.
         """
-        self._said = None
+        self._said = self._tried_no = None
         self._lost = asyncio.get_running_loop().create_future()
         client = self._client = Client()
         with self._errors_of_ours():
@@ -84,11 +100,14 @@ class NatsSink:
                     closed_cb=self._closed,
                 )
                 stream = client.jetstream(timeout=ACK_TIMEOUT_S)
-                await self._find_or_make_stream(stream)
+                self._tell(faults_of(await find_or_make(stream)))
         self._stream = stream
 
     async def publish(self, events: Sequence[Event]) -> int:
         """Store events; see `Sink.publish`. At most WINDOW_COUNT are on their way at once.
+
+        The first after opening, and those that were tried before, are looked for in the stream, and what
+        it holds is left out.
 
         Raises:
             BrokerAway: the connection ended, or an acknowledgement did not come in time.
@@ -96,16 +115,19 @@ class NatsSink:
         """
         if self._stream is None or self._lost is None:
             raise BrokerAway("not connected")
-        tasks = [asyncio.create_task(self._store(self._stream, event)) for event in events]
-        storing: asyncio.Future[list[bool]] = asyncio.gather(*tasks)
+        stream = self._stream
         lost: asyncio.Future[Any] = self._lost
+        held = await self._held(stream, lost, events)
+        missing = [event for event in events if event.event_id not in held]
+        tasks = [asyncio.create_task(self._store(stream, event)) for event in missing]
+        storing: asyncio.Future[list[bool]] = asyncio.gather(*tasks)
         try:
             with self._errors_of_ours():
                 async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                     await asyncio.wait([storing, lost], return_when=asyncio.FIRST_COMPLETED)
                 if not storing.done():
                     raise ConnectionError("the connection ended before every acknowledgement had come")
-                return sum(storing.result())
+                return len(held) + sum(storing.result())
         finally:
             await end_tasks(*tasks, storing)
 
@@ -121,6 +143,10 @@ class NatsSink:
 
     async def _remember(self, error: Exception) -> None:
         """Hear of an error that no call raised; one about permissions would only show as silence."""
+        if LOOKING.lower() in str(error).lower():  # then a repeat may be stored twice; see _held
+            if self._looking is not None:
+                self._looking.cancel()
+            return
         self._said = error
         if _forbids(error):
             await self._closed()
@@ -139,20 +165,36 @@ class NatsSink:
             raise BrokerRefuses(f"the stream {ack.stream} took what was meant for {STREAM}")
         return bool(ack.duplicate)
 
-    async def _find_or_make_stream(self, stream: JetStreamContext) -> None:
+    async def _held(
+        self, stream: JetStreamContext, lost: "asyncio.Future[Any]", events: Sequence[Event]
+    ) -> frozenset[str]:
+        """Ids that the stream holds already; none where this is no repeat, or the stream cannot be read.
+
+        Never raises: what is not found is published, and stored twice at worst.
+        """
+        may_repeat = self._tried_no is None or events[0].event_no <= self._tried_no
+        self._tried_no = events[-1].event_no
+        if not may_repeat:
+            return frozenset()
+        looking = self._looking = asyncio.create_task(held_of(stream, events))
         try:
-            await stream.stream_info(STREAM)
-        except NotFoundError:
-            await stream.add_stream(
-                StreamConfig(
-                    name=STREAM,
-                    description="Events of couponsvc: CloudEvents, one a message, Nats-Msg-Id is the id",
-                    subjects=[f"{SUBJECTS}.>"],
-                    storage=StorageType.FILE,
-                    duplicate_window=DEDUPLICATION_S,
-                )
-            )
-            _log.info("stream_made", stream=STREAM)
+            await asyncio.wait([looking, lost], timeout=LOOK_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._looking = None
+            await end_tasks(looking)
+        if not looking.cancelled() and looking.exception() is None:
+            return looking.result()
+        if not lost.done():
+            why = "not in time, or not allowed" if looking.cancelled() else repr(looking.exception())
+            _log.warning("stream_unread", stream=STREAM, error=why, allow=LOOKING)
+        return frozenset()
+
+    def _tell(self, faults: tuple[str, ...]) -> None:
+        """Warn of the stream's settings, when they are seen first or have changed."""
+        if faults != self._faults:
+            for fault in faults:
+                _log.warning("stream_unfit", stream=STREAM, change=fault)
+        self._faults = faults
 
     @contextmanager
     def _errors_of_ours(self) -> Iterator[None]:
@@ -183,12 +225,6 @@ def _forbids(error: Exception) -> bool:
 def _is_a_no(error: Exception) -> bool:
     """Whether JetStream refused; 503 is what it says while it has no leader or is full for a moment."""
     return isinstance(error, APIError) and not isinstance(error, ServiceUnavailableError)
-
-
-def subject_of(event: Event) -> str:
-    """`couponsvc.events.<partner_id>.<drop_id>.voucher.issued.v1`; `-` where there is no drop."""
-    address = address_of(event)
-    return f"{SUBJECTS}.{address.partner_id}.{address.drop_id}.{event.kind.public.partition('.')[2]}"
 
 
 def headers_of(event: Event) -> dict[str, str]:
