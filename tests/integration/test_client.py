@@ -143,6 +143,33 @@ async def test_nobody_listening_is_told_apart_from_a_lost_answer() -> None:
         await GrabClient(url, KEY).grab("d1", "p", "n")
 
 
+async def test_a_client_closed_while_it_connects_leaves_no_connection_behind() -> None:
+    async with served(is_silent) as (client, script):
+        connecting = asyncio.create_task(client.grab("d1", "p", "n"))
+        await asyncio.sleep(0)  # one turn: it has begun to connect, and needs more of them to be done
+        client.close()
+        with pytest.raises(Unreachable, match="closed"):
+            await connecting
+        while script.open_count:
+            await asyncio.sleep(0.005)
+        assert script.requests == []
+
+
+async def test_a_client_closed_while_somebody_waits_for_a_turn_makes_no_connection_for_it() -> None:
+    async with served(is_silent, connections=1) as (client, script):
+        both = [asyncio.create_task(client.grab("d1", "p", f"n-{number}")) for number in range(2)]
+        while not script.requests:
+            await asyncio.sleep(0.005)
+        client.close()
+        lost, refused = await asyncio.gather(*both, return_exceptions=True)
+        assert isinstance(lost, Answer)
+        assert lost.outcome == "lost"
+        assert isinstance(refused, Unreachable)
+        assert (len(script.requests), script.connections_count) == (1, 1)
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.grab("d1", "p", "n")
+
+
 @pytest.mark.parametrize("url", ["", "127.0.0.1:80", "ftp://x", "http://", "http://x/v1"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="no address"):

@@ -6,7 +6,7 @@ import pytest
 
 from couponsvc.client import AnswerLost, ApiRefused, Retries, Unreachable
 from couponsvc.client.answers import Answer
-from couponsvc.client.requests import act_request, look_up_request, read_request
+from couponsvc.client.requests import Request, act_request, look_up_request, read_request
 from couponsvc.client.retrying import PATIENT, RELENTLESS, Pause, Steps, grab, insist
 
 T = TypeVar("T")
@@ -32,9 +32,11 @@ class Network:
         self.pauses: list[float] = []
 
     def carry(self, steps: Steps[T]) -> T:
-        step = next(steps)
+        step: Request | Pause | None = None
         while True:
             try:
+                if step is None:
+                    step = next(steps)
                 if isinstance(step, Pause):
                     self.pauses.append(step.seconds)
                     step = steps.send(LOST)
@@ -105,6 +107,40 @@ def test_pauses_double_with_jitter_up_to_a_bound() -> None:
 def test_it_waits_at_least_as_long_as_retry_after_says(patience: Retries) -> None:
     for attempt_no in range(2, 60):
         assert 5.0 <= patience.pause_before(attempt_no, said(429, retry_after_s=5.0)).seconds <= 15.0 * 1.5
+
+
+TOLD_TOO_LONG = said(503, "overloaded", retry_after_s=86_400.0)
+
+
+@pytest.mark.parametrize("patience", [PATIENT, Retries(4, told_max_s=5.0)])
+def test_who_is_told_to_wait_too_long_is_answered_at_once_instead(patience: Retries) -> None:
+    network = Network(TOLD_TOO_LONG)
+    with pytest.raises(ApiRefused, match="503 overloaded"):
+        network.carry(insist(patience, READ))
+    assert network.carry(grab(patience, "d1", "p", "n")).status == 503
+    assert network.carry(grab(patience, "d1", "p", "n", so_far=TOLD_TOO_LONG)).status == 503
+    assert (len(network.lines), network.pauses) == (2, [])
+
+
+def test_a_pending_grab_that_is_told_to_wait_too_long_stays_pending() -> None:
+    network = Network(said(202, retry_after_s=31.0))
+    assert network.carry(grab(PATIENT, "d1", "p", "n")).outcome == "pending"
+    assert (len(network.lines), network.pauses) == (1, [])
+
+
+@pytest.mark.parametrize("told_s", [0.0, 30.0])
+def test_what_may_be_waited_for_is_waited_for(told_s: float) -> None:
+    network = Network(said(429, retry_after_s=told_s), said(200))
+    assert network.carry(insist(PATIENT, READ)).status == 200
+    assert told_s <= network.pauses[0] <= max(told_s * 1.25, PATIENT.pause_s * 1.5)
+
+
+def test_the_relentless_wait_less_than_a_day_but_go_on() -> None:
+    network = Network(*[TOLD_TOO_LONG] * 20, said(200))
+    assert network.carry(insist(RELENTLESS, READ)).status == 200
+    assert len(network.pauses) == 20
+    assert RELENTLESS.told_max_s <= min(network.pauses)
+    assert max(network.pauses) <= RELENTLESS.told_max_s * 1.25
 
 
 def test_the_relentless_ask_for_as_long_as_it_takes() -> None:

@@ -1,5 +1,6 @@
 """Every call that a partner makes, typed, as steps without input or output (see `retrying`)."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -93,13 +94,20 @@ def event_page(
         retries: How patient; a client brings its own.
         after: The `next` of the page before; nothing starts at the beginning.
         limit: At most so many events.
-        wait_s: How long the service may hold back an empty page, in whole seconds.
+        wait_s: How long the service may hold back an empty page; rounded up to whole seconds, at most
+            `FEED_WAIT_MAX_S`.
 
     Raises:
         ApiRefused: `events_gone`: what follows the cursor is no longer kept.
     """
-    query = {"after": after, "limit": limit, "wait": int(wait_s) or None}
-    return (yield from _read(retries, read_request("events", query=query, wait_s=wait_s), EventPage))
+    asked_s = whole_seconds(wait_s)
+    query = {"after": after, "limit": limit, "wait": asked_s or None}
+    return (yield from _read(retries, read_request("events", query=query, wait_s=asked_s), EventPage))
+
+
+def whole_seconds(wait_s: float) -> int:
+    """`wait` as the contract has it. Rounded up: half a second as none would ask without a pause."""
+    return math.ceil(wait_s)
 
 
 def subscribe(
@@ -114,8 +122,12 @@ def subscribe(
         drop_ids: None: every drop, present and future.
 
     Raises:
-        ApiRefused: `conflict`: the same subscription is there (after `AnswerLost`: it was made, its
-            secret is not known; rotate it), or there are too many; `invalid_request`: `detail` says what.
+        AnswerLost: it may have been made; ask again, and see `conflict`.
+        ApiRefused: `conflict`: the same subscription is there, or there are too many; `invalid_request`:
+            `detail` says what. After an `AnswerLost`, or where a 503 inside of this very call was a
+            commit whose answer was lost behind the API, the one that is there is yours and its secret
+            was never shown: find it with `subscriptions`, then `rotate_secret`; or `unsubscribe` and
+            subscribe again.
     """
     body = {"url": url, "types": list(types), "drop_ids": None if drop_ids is None else list(drop_ids)}
     request = act_request("subscriptions", body=body, repeatable=False)

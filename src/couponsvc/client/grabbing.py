@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from couponsvc.client.answers import Answer
-from couponsvc.client.connection import Connection, connect, split_url
+from couponsvc.client.connection import Connection, Unreachable, connect, split_url
 from couponsvc.client.requests import Request, grab_request, look_up_request
 from couponsvc.support.signing import SigningKey
 
@@ -45,6 +45,7 @@ class GrabClient:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._turns: deque[asyncio.Future[None]] = deque()
+        self._closed = False
         self._sweep: asyncio.TimerHandle | None = None
         self._tail = f"\r\nhost: {self._address.netloc}\r\n".encode()
         self.requests_count = 0
@@ -58,7 +59,12 @@ class GrabClient:
         self.close()
 
     def close(self) -> None:
-        """Close every connection; requests in flight are answered `lost`."""
+        """Close every connection, for good; requests in flight are answered `lost`.
+
+        Whoever still waits for a connection gets `Unreachable`. Every later call raises `RuntimeError`,
+        like httpx2's, so that nobody asks a closed client for ever.
+        """
+        self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -66,6 +72,9 @@ class GrabClient:
             connection.abort()
         self._open.clear()
         self._idle.clear()
+        for turn in self._turns:
+            if not turn.done():
+                turn.set_result(None)
 
     # --- calls --------------------------------------------------------------------------------
     async def grab(
@@ -142,6 +151,7 @@ class GrabClient:
 
         Raises:
             Unreachable: no connection could be made; nothing was sent.
+            RuntimeError: the client was closed before.
         """
         signed = self._signed(request)
         connection = await self._take()
@@ -161,6 +171,8 @@ class GrabClient:
         )
 
     async def _take(self) -> Connection:
+        if self._closed:
+            raise RuntimeError("the client has been closed")
         while True:
             while self._idle:
                 connection = self._idle.pop()
@@ -178,9 +190,11 @@ class GrabClient:
                 if turn.done() and not turn.cancelled():
                     self._wake_next()  # the turn was given to one who no longer wants it
                 raise
+            self._refuse_if_closed()
         self._room -= 1
         try:
             connection = await connect(self._address, self._timeout_s, self._tls)
+            self._refuse_if_closed(connection)
         except BaseException:
             self._room += 1
             self._wake_next()
@@ -189,6 +203,14 @@ class GrabClient:
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._abort_overdue)
         return connection
+
+    def _refuse_if_closed(self, connection: Connection | None = None) -> None:
+        """End what waited while the client was closed; nobody would close its connection later."""
+        if not self._closed:
+            return
+        if connection is not None:
+            connection.abort()
+        raise Unreachable(f"{self._address.netloc}: the client was closed meanwhile")
 
     def _give_back(self, connection: Connection) -> None:
         if connection.usable:

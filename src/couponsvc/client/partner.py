@@ -16,7 +16,9 @@ from couponsvc.client.connection import Unreachable, split_url
 from couponsvc.client.credentials import Credentials, signing_key
 from couponsvc.client.driving import drive, drive_async
 from couponsvc.client.events import BEGINNING, Event
+from couponsvc.client.following import feed_page
 from couponsvc.client.grabbing import TIMEOUT_S, GrabClient
+from couponsvc.client.in_time import InTime, request_in_time, within
 from couponsvc.client.requests import Request
 from couponsvc.client.retrying import PATIENT, Retries, Steps
 from couponsvc.support.signing import SigningKey
@@ -28,7 +30,6 @@ T = TypeVar("T")
 KEEP_ALIVE_S: Final = 30.0
 """Shorter than the service (75 s) or a load balancer (60 s) keeps a silent connection, so that no
 request meets its closing."""
-_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def _blocking(
@@ -83,7 +84,13 @@ class _Signed(ABC):
             secret: Standard base64 of an HMAC key, as shown when the key was made; or a key of
                 another kind (`support.signing.Ed25519SigningKey`), which knows its `key_id` itself.
             retries: How patient every call is.
-            timeout_s: For one attempt.
+            timeout_s: For one attempt, from waiting for a connection to the last byte of the answer,
+                whatever pace it comes at; longer by what the service was asked to wait (`wait_s`). Past
+                it the attempt is as good as one that got no answer, or `Unreachable` where nothing was
+                sent. Not within it: in the blocking client, looking up the name, and every further
+                address of the name, which gets what is left anew; in the asynchronous one, grabs and
+                their look-ups have it once for connecting and once for the answer (0.25 s late at
+                most), and their wait for one of the connections is not bounded.
             connections_max_count: At most so many at a time.
             tls: Where the system's certificate authorities do not suffice.
 
@@ -109,18 +116,16 @@ class _Signed(ABC):
     def _open(self) -> None:
         """Make the connections' pool."""
 
-    def _options(self) -> dict[str, Any]:
-        limits = httpx2.Limits(max_connections=self._connections_max_count, keepalive_expiry=KEEP_ALIVE_S)
-        return {"verify": self._tls or True, "trust_env": False, "limits": limits}
-
     def _prepared(self, request: Request) -> dict[str, Any]:
         return {
             "method": request.method.decode(),
             "url": self._origin + request.target.decode(),
             "headers": request.signed_headers(self._key),
             "content": request.body,
-            "timeout": self._timeout_s + request.wait_s,
         }
+
+    def _unreachable(self, why: Exception) -> Unreachable:
+        return Unreachable(f"{self._origin} cannot be reached: {why}")
 
 
 class PartnerClient(_Signed):
@@ -164,18 +169,23 @@ class PartnerClient(_Signed):
 
         Args:
             after: Where an earlier reading stopped; nothing starts at the beginning.
-            follow: Go on for ever; False ends when there is nothing more at the moment.
-            wait_s: How long one question waits for new events.
+            follow: Go on for ever, also while the service cannot be reached: asked again without end,
+                with the pauses of `retries`. False ends when there is nothing more at the moment.
+            wait_s: How long one question waits for new events, rounded up to whole seconds, at most
+                `FEED_WAIT_MAX_S`. With 0 the feed is asked about every other second.
 
         Raises:
-            ApiRefused: `events_gone`, or another refusal. The cursor last handed out stays good.
+            ApiRefused: `events_gone`, or another refusal that asking again would not change (401, 403,
+                404, 422). The cursor last handed out stays good.
+            AnswerLost: no answer came, however often `retries` asked; never with `follow`.
+            Unreachable: nobody listens; never with `follow`.
         """
-        while True:
-            page = self.event_page(after, wait_s=wait_s if follow else 0.0)
+        more = True
+        while more:
+            steps = feed_page(self.retries, after, follow=follow, wait_s=wait_s)
+            after, page = drive(steps, self.send)
             yield from page.with_cursors(after)
-            if not (page.events or follow):
-                return
-            after = page.next
+            after, more = page.next, follow or bool(page.events)
 
     def send(self, request: Request) -> Answer:
         """Sign and send any request, once; `lost` (status 0) where no answer came.
@@ -183,15 +193,20 @@ class PartnerClient(_Signed):
         Raises:
             Unreachable: nothing was sent.
         """
+        timeout_s = self._timeout_s + request.wait_s
         try:
-            return _answer(self._http.request(**self._prepared(request)))
-        except _NOT_SENT as error:
-            raise Unreachable(f"{self._origin} cannot be reached: {error}") from error
+            with within(timeout_s):
+                return _answer(self._http.request(**self._prepared(request), timeout=timeout_s))
+        except httpx2.ConnectError as error:
+            raise self._unreachable(error) from error
         except httpx2.RequestError:
             return NO_ANSWER
 
     def _open(self) -> None:
-        self._http = httpx2.Client(**self._options())
+        tls = self._tls or httpx2.create_ssl_context(trust_env=False)
+        self._http = httpx2.Client(
+            transport=InTime(tls, self._connections_max_count, KEEP_ALIVE_S), trust_env=False
+        )
 
 
 class AsyncPartnerClient(_Signed):
@@ -227,28 +242,30 @@ class AsyncPartnerClient(_Signed):
     async def events(
         self, after: str = BEGINNING, *, follow: bool = True, wait_s: float = calls.FEED_WAIT_MAX_S
     ) -> AsyncIterator[tuple[str, Event]]:
-        """Every event after a cursor; see `PartnerClient.events`."""
-        while True:
-            page = await self.event_page(after, wait_s=wait_s if follow else 0.0)
+        """Every event after a cursor; see `PartnerClient.events`. Cancelling its reader ends it at once."""
+        more = True
+        while more:
+            steps = feed_page(self.retries, after, follow=follow, wait_s=wait_s)
+            after, page = await drive_async(steps, self.send)
             for found in page.with_cursors(after):
                 yield found
-            if not (page.events or follow):
-                return
-            after = page.next
+            after, more = page.next, follow or bool(page.events)
 
     async def send(self, request: Request) -> Answer:
         """Sign and send any request, once; see `PartnerClient.send`."""
         if request.of_grab:
             return await self._grabs.exchange(request)
+        timeout_s = self._timeout_s + request.wait_s
         try:
-            return _answer(await self._http.request(**self._prepared(request)))
-        except _NOT_SENT as error:
-            raise Unreachable(f"{self._origin} cannot be reached: {error}") from error
+            return _answer(await request_in_time(self._http, timeout_s, **self._prepared(request)))
+        except httpx2.ConnectError as error:
+            raise self._unreachable(error) from error
         except httpx2.RequestError:
             return NO_ANSWER
 
     def _open(self) -> None:
-        self._http = httpx2.AsyncClient(**self._options())
+        limits = httpx2.Limits(max_connections=self._connections_max_count, keepalive_expiry=KEEP_ALIVE_S)
+        self._http = httpx2.AsyncClient(verify=self._tls or True, trust_env=False, limits=limits)
         self._grabs = GrabClient(
             self._origin,
             self._key,
