@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from couponsvc.outbox.leasing import EVENTS_CHANNEL, Pool
-from couponsvc.outbox.relay import Relay, utc_now
+from couponsvc.outbox.relay import Relay
 from couponsvc.settings import Settings
 from couponsvc.values.drop import Drop
 from tests.integration.scene import issue
@@ -53,7 +53,7 @@ class Clock:
 @contextlib.asynccontextmanager
 async def opened(
     settings: Settings,
-    clock: Callable[[], datetime] = utc_now,
+    clock: Callable[[], datetime] | None = None,
     jitter: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Relay]:
     """A relay that may deliver to loopback; closed at the end."""

@@ -9,8 +9,8 @@ from bench.events.ledger import BenchLedger, Drained, ledgers
 from bench.events.receiving import receiver
 from bench.place import run_directory
 from bench.targets import Say
+from couponsvc.outbox.ledger_clock import utc_now
 from couponsvc.outbox.partitions import EVENTS_PER_PARTITION_COUNT, tend_partitions
-from couponsvc.outbox.relay import utc_now
 
 TARGET: Final = 0.9
 CPU_TARGET: Final = 1.1

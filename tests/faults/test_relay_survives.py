@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from time import monotonic
 
@@ -14,12 +17,13 @@ from standardwebhooks.webhooks import Webhook
 from couponsvc import limits
 from couponsvc.outbox.leasing import Pool
 from couponsvc.settings import Settings
+from couponsvc.support import kill_points
 from couponsvc.support.postgres import open_pool
 from couponsvc.values.event import EventType
 from tests.faults import relay_process
 from tests.faults.relay_process import RelayProcess
 from tests.integration.scene import issue, make_drop
-from tests.receivers import Received, Receiver, attempts, queue, subscribe
+from tests.receivers import Received, Receiver, attempts, queue, subscribe, subscription
 from tests.relays import at_work, opened, tell
 from tests.servers import PostgresServer
 
@@ -87,6 +91,49 @@ async def test_killed_before_the_note_the_next_relay_sends_the_same_again_at_onc
             log = (tmp_path / name).read_text()
             assert subscribed.secret not in log
             assert receiver.url not in log
+
+
+@contextlib.contextmanager
+def relay_that_dies_at(point: str, settings: Settings, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A relay that kills itself there; killed at the end, if it never came that far."""
+    (directory / point).write_text(kill_points.KILL)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("COUPONSVC_")},
+        "COUPONSVC_REDIS_URL": settings.redis_url,
+        "COUPONSVC_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(),
+        "COUPONSVC_MASTER_KEY": settings.master_key.get_secret_value(),
+        "COUPONSVC_WEBHOOK_ALLOW_PRIVATE": "true",
+        kill_points.VARIABLE: str(directory),
+    }
+    with (directory / "relay.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "couponsvc", "relay"], stdout=log, stderr=log, env=environment
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("point", ["relay.before_delivery", "relay.after_delivery", "relay.after_mark"])
+async def test_killed_while_it_probes_a_failing_endpoint_the_next_relay_probes_at_once(
+    settings: Settings, pool: Pool, tmp_path: Path, point: str
+) -> None:
+    drop = await make_drop(pool, quantity=10)
+    async with Receiver().listening() as receiver, opened(settings) as other:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        await tell(pool, drop, 5)
+        await pool.execute("UPDATE subscriptions SET failure_count = 5, held_until = now()")
+        with relay_that_dies_at(point, settings, tmp_path) as relay:
+            await asyncio.to_thread(relay.wait, PATIENCE_S)
+            assert relay.returncode == -signal.SIGKILL
+        assert (tmp_path / f"{point}{kill_points.HIT_SUFFIX}").exists()
+        died_at = monotonic()
+        async with at_work(other):
+            await until_empty(pool, subscribed.subscription_no)
+        assert monotonic() - died_at < SOON_S
+        assert (await subscription(pool, subscribed.subscription_no))["failure_count"] == 0
 
 
 async def test_killed_again_and_again_nothing_is_lost(settings: Settings, pool: Pool, tmp_path: Path) -> None:

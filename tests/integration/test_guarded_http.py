@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from couponsvc.support.guarded_http import GuardedClient, PostResult
-from couponsvc.support.guarded_url import UrlRefused, check_url
+from couponsvc.support.guarded_url import TooManyLookUps, UrlRefused, check_url
 from couponsvc.support.public_addresses import AddressPolicy
 from tests.integration.scripted_server import Reaction, Script, answer, hangs_up, is_silent, says, scripted
 from tests.integration.tls_authority import Authority
@@ -148,6 +148,16 @@ async def test_the_peer_of_the_socket_is_looked_at_before_anything_is_sent(
         result = await post(made, script.url)
         assert "leads elsewhere" in result.error
         assert script.requests == []
+
+
+async def test_our_own_bound_of_look_ups_is_not_told_as_the_receiver_s_failure() -> None:
+    async def full(_name: str) -> Sequence[str]:
+        raise TooManyLookUps
+
+    async with scripted(OK) as script, client(look_up=full) as made:
+        with pytest.raises(TooManyLookUps):
+            await post(made, named(script))
+        assert script.connections_count == 0
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from couponsvc.outbox import partitions as partitions_module
 from couponsvc.outbox.partitions import (
     ATTEMPT_DAYS_AHEAD_COUNT,
     EVENTS_PER_PARTITION_COUNT,
@@ -15,8 +16,9 @@ from couponsvc.outbox.partitions import (
     tend_partitions,
 )
 from couponsvc.outbox.reading import EventReader
-from tests.integration.outbox_scene import NOW, commit_apart, feed, prepare, subscribe, told
+from tests.integration.outbox_scene import NOW, commit_apart, feed, prepare, told
 from tests.integration.scene import make_drop
+from tests.integration.test_relay_sharing import scans
 
 pytestmark = pytest.mark.slow
 
@@ -76,9 +78,9 @@ async def test_a_fresh_ledger_gets_this_partition_and_the_next_and_days_around_t
 async def test_one_whole_partition_is_always_ahead_of_the_newest_number(pool: "Pool[asyncpg.Record]") -> None:
     await tend(pool)
     await pool.execute("UPDATE event_counter SET last_event_no = $1", SIZE - 2)
-    assert (await tend(pool)).made == 0
+    assert (await tend(pool, kept_days=0)).made == 0
     await pool.execute("UPDATE event_counter SET last_event_no = $1", SIZE - 1)
-    assert (await tend(pool)).made == 1
+    assert (await tend(pool, kept_days=0)).made == 1
     assert await partitions(pool, "events") == ["events_0", "events_1", "events_2"]
 
 
@@ -138,6 +140,22 @@ async def test_old_events_go_by_whole_partitions_and_the_reader_knows_what_is_ke
     assert (await tend(pool, days=KEPT_DAYS + 0.01)) == PartitionCounts(0, 0)
 
 
+@pytest.mark.parametrize("days", [KEPT_DAYS - 1, KEPT_DAYS + 1])
+async def test_a_partition_whose_end_was_passed_over_is_old_when_its_last_event_is(
+    pool: "Pool[asyncpg.Record]", days: int
+) -> None:
+    """As after a restore (docs/faults.md): the counter goes on in the next partition."""
+    await prepare(pool)
+    await commit_apart(pool, await make_drop(pool), [1], [1])
+    await pool.execute("UPDATE events SET occurred_at = $1", NOW)
+    await pool.execute("UPDATE event_counter SET last_event_no = $1", SIZE)
+    await fill(pool, 1)
+    await pool.execute("UPDATE events SET occurred_at = $1 WHERE event_no > $2", NOW - 30 * DAY, SIZE)
+    await tend(pool, days=days)
+    kept = [name for name in await partitions(pool, "events") if name in {"events_0", "events_1"}]
+    assert kept == (["events_0", "events_1"] if days < KEPT_DAYS else [])
+
+
 async def test_without_partitions_nothing_was_dropped(pool: "Pool[asyncpg.Record]") -> None:
     assert await EventReader(pool).oldest_kept() == 1
 
@@ -161,10 +179,6 @@ WAITING = (
 )
 NEEDED = {
     "a delivery waits": f"{QUEUE} VALUES (1, $1, $2, $2)",
-    "a delivery is parked": (
-        "INSERT INTO deliveries (subscription_no, event_no, queued_at, due_at, parked_at, parked_because)"
-        " VALUES (1, $1, $2, $2, $2, 'gave up')"
-    ),
     "a broker is behind": (
         "INSERT INTO sinks (sink, last_event_no) SELECT 'nats', $1 - 1 WHERE $2::timestamptz IS NOT NULL"
     ),
@@ -225,12 +239,55 @@ async def test_old_days_of_the_log_go_and_coming_days_are_made(pool: "Pool[async
     assert (await partitions(pool, "delivery_attempts"))[0] == "delivery_attempts_20261003"
 
 
-async def test_deliveries_queued_while_their_subscription_was_deleted_are_removed(
+PARK = """
+INSERT INTO deliveries (subscription_no, event_no, queued_at, due_at, parked_at, parked_because)
+SELECT 1, n, $2::timestamptz, $2, $2, 'gave up' FROM generate_series($1::bigint - $3::int + 1, $1) n
+"""
+
+
+async def test_what_is_parked_keeps_no_events_beyond_their_time_and_goes_with_them(
+    pool: "Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions_module, "CHUNK_COUNT", 10)
+    await fill(pool, 0, 1)
+    await pool.execute(PARK, SIZE - 1, NOW, 35)
+    await pool.execute(PARK, 2 * SIZE - 1, NOW, 1)
+    assert (await tend(pool, days=KEPT_DAYS)).dropped == 0
+    assert await pool.fetchval("SELECT count(*) FROM deliveries") == 36, "not before their time"
+    await pool.execute(f"{QUEUE} VALUES (2, $1, $2, $2)", 2 * SIZE - 1, NOW)
+    assert (await tend(pool, days=100)).dropped == 1
+    rows = await pool.fetch("SELECT subscription_no, event_no FROM deliveries ORDER BY 1")
+    assert [tuple(row) for row in rows] == [(1, 2 * SIZE - 1), (2, 2 * SIZE - 1)], "a waiting one keeps both"
+    await pool.execute("DELETE FROM deliveries WHERE subscription_no = 2")
+    assert (await tend(pool, days=100)).dropped == 1
+    assert await pool.fetchval("SELECT count(*) FROM deliveries") == 0
+
+
+async def test_what_is_parked_is_removed_a_piece_at_a_time_and_its_events_stay_till_all_is_gone(
+    pool: "Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions_module, "CHUNK_COUNT", 10)
+    monkeypatch.setattr(partitions_module, "REMOVE_PARKED_MAX_S", 0.0)
+    await fill(pool, 0)
+    await pool.execute(PARK, SIZE - 1, NOW, 35)
+    left: list[int | bool] = []
+    for _ in range(5):
+        await tend(pool, days=100)
+        left.append(await pool.fetchval("SELECT count(*) FROM deliveries"))
+        left.append("events_0" in await partitions(pool, "events"))
+    assert left == [25, True, 15, True, 5, True, 0, False, 0, False]
+
+
+async def test_who_is_in_the_queue_is_judged_by_its_index_however_long_it_is(
     pool: "Pool[asyncpg.Record]",
 ) -> None:
-    await make_drop(pool)
-    kept, gone = [await subscribe(pool, 1, "couponsvc.drop.paused.v1") for _ in range(2)]
-    await pool.execute(f"{QUEUE} VALUES ($1, 1, $3, $3), ($2, 1, $3, $3)", kept, gone, NOW)
-    await pool.execute("UPDATE subscriptions SET deleted_at = now() WHERE subscription_no = $1", gone)
-    await tend(pool)
-    assert await pool.fetchval("SELECT array_agg(subscription_no) FROM deliveries") == [kept]
+    await fill(pool, 0)
+    await pool.execute(f"{QUEUE} SELECT 1 + n % 3, {SIZE} + n, $1, $1 FROM generate_series(1, 30000) n", NOW)
+    await pool.execute("VACUUM ANALYZE deliveries")
+    statement = partitions_module._queries["old_events"]  # noqa: SLF001 - the very statement
+    async with pool.acquire() as connection:
+        prepared = await connection.prepare(statement)
+        explained = await prepared.explain(*(SIZE, NOW + DAY, True), analyze=True)
+    seen = scans(explained[0]["Plan"])
+    assert "Seq Scan" not in {how for how, _ in seen}, seen
+    assert sum(rows for _, rows in seen) < 100, seen

@@ -11,7 +11,8 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 import couponsvc
 from couponsvc import limits
-from couponsvc.outbox import retries, settling
+from couponsvc.outbox import redelivery, retries, settling
+from couponsvc.outbox.endpoints import ROOM_FIRST
 from couponsvc.outbox.leasing import Pool
 from couponsvc.outbox.relay import RelayCounts
 from couponsvc.outbox.sequencing import Sequencer
@@ -25,6 +26,8 @@ from tests.receivers import Received, Receiver, attempts, queue, subscribe, subs
 from tests.relays import Clock, at_work, opened, tell
 
 ISSUED = [EventType.VOUCHER_ISSUED.public]
+TRIED_AT_FIRST_COUNT = retries.FAILING_FROM_COUNT + ROOM_FIRST - 1
+"""Of an endpoint that refuses everything, before it is held back: those at once count as one failure."""
 WAITS_FOR_A_LOCK = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
@@ -171,7 +174,7 @@ async def test_a_failing_endpoint_is_probed_one_by_one_and_ever_more_rarely(
         subscribed = await subscribe(pool, receiver.url, types=ISSUED)
         await tell(pool, drop, 50, clock())
         await relay.run_once()
-        assert len(receiver.requests) == retries.FAILING_FROM_COUNT, "then it is held back"
+        assert len(receiver.requests) == TRIED_AT_FIRST_COUNT, "then it is held back"
         for hold_s in retries.HOLDS_S:
             before = len(receiver.requests)
             clock.move(seconds=hold_s - 1)
@@ -203,7 +206,7 @@ async def test_what_was_never_tried_is_parked_when_its_ladder_would_have_ended(
         await tell(pool, drop, 20, clock())
         await relay.run_once()
         untried = [r for r in await queue(pool, subscribed.subscription_no) if r["attempt_count"] == 0]
-        assert len(untried) == 20 - retries.FAILING_FROM_COUNT
+        assert len(untried) == 20 - TRIED_AT_FIRST_COUNT
         clock.moment += retries.LADDER
         await relay.run_once()
         clock.move(seconds=1)
@@ -258,6 +261,33 @@ async def test_an_event_of_another_partner_is_never_sent(settings: Settings, poo
         (row,) = await queue(pool, stranger.subscription_no)
         assert (row["attempt_count"], row["leased_by"]) == (0, None)
         assert row["due_at"] > clock.moment, "and not asked for again at once"
+
+
+async def test_an_outcome_is_noted_while_somebody_asks_for_that_event_and_many_others(
+    settings: Settings, pool: Pool
+) -> None:
+    """The asking stands still at its end, with everything queued; nobody waits for it."""
+    drop = await make_drop(pool, quantity=100)
+    async with Receiver(delay_s=0.5).listening() as receiver, opened(settings) as relay:
+        subscribed = await subscribe(pool, receiver.url, types=ISSUED)
+        await tell(pool, drop, 5)
+        await pool.execute("UPDATE subscriptions SET held_until = now() - interval '1 hour'")
+        delivering = asyncio.create_task(relay.run_once())
+        async with asyncio.timeout(5):
+            while not receiver.requests:
+                await asyncio.sleep(0.005)
+        async with pool.acquire() as other, other.transaction():
+            await other.execute("SELECT FROM subscriptions FOR UPDATE")
+            since, until = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+            asking = asyncio.create_task(
+                redelivery.redeliver(pool, 1, subscribed.subscription_no, since=since, until=until)
+            )
+            async with asyncio.timeout(5):
+                while not await pool.fetchval(WAITS_FOR_A_LOCK):
+                    await asyncio.sleep(0.01)
+            counts = await asyncio.wait_for(delivering, 2)
+        assert counts.delivered == 5
+        assert await asking == 3, "two were on their way"
 
 
 async def test_an_event_that_several_want_reaches_each(settings: Settings, pool: Pool) -> None:

@@ -200,6 +200,11 @@ async def test_a_test_reaches_the_subscription_that_asked(pool: "Pool[asyncpg.Re
     after = await subscriptions.find(pool, A, made.subscription_no)
     assert after is not None
     assert (after.failure_count, after.held_until) == (9, None)
+    for failure_count, held in ((4, False), (5, True)):
+        await pool.execute("UPDATE subscriptions SET failure_count = $1, held_until = now()", failure_count)
+        found = await subscriptions.find(pool, A, made.subscription_no)
+        assert found is not None
+        assert (found.held_until is not None) == held, "below five it only says what counts"
     await pool.execute("UPDATE subscriptions SET disabled_at = now() WHERE subscription_no = 1")
     assert not await subscriptions.request_test(pool, A, made.subscription_no)
 
@@ -265,6 +270,44 @@ async def test_more_than_one_question_may_queue_is_refused_whole(
     await pool.execute("UPDATE deliveries SET parked_at = queued_at, parked_because = 'gave up'")
     monkeypatch.setattr(limits, "REDELIVER_MAX_COUNT", 15)
     assert [await redelivery.redeliver(pool, A, 1, NOW, parked=True) for _ in range(3)] == [15, 10, 0]
+
+
+async def test_asking_again_after_it_broke_off_queues_each_once(
+    pool: "Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redelivery, "CHUNK_COUNT", 10)
+    made = await subscribe(pool)
+    events = await write_events(pool, 25)
+    until = NOW + timedelta(days=1)
+    async with pool.acquire() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute(
+            "INSERT INTO deliveries (subscription_no, event_no, queued_at, due_at) VALUES (1, $1, $2, $2)",
+            events[15],
+            NOW,
+        )
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(redelivery.redeliver(pool, A, 1, NOW, since=NOW, until=until), 1)
+        await transaction.rollback()
+    assert list(await queue(pool, made)) == events[:10], "what was committed stays"
+    later = NOW + timedelta(hours=1)
+    for _ in range(2):
+        assert await redelivery.redeliver(pool, A, 1, later, since=NOW, until=until) == 25
+        left = await queue(pool, made)
+        assert list(left) == events
+        assert {(row["queued_at"], row["due_at"], row["attempt_count"]) for row in left.values()} == {
+            (later, later, 0)
+        }
+
+
+async def test_an_event_that_is_not_kept_any_more_is_said_to_be_so(pool: "Pool[asyncpg.Record]") -> None:
+    await subscribe(pool)
+    await pool.execute("DROP TABLE events_0")
+    with pytest.raises(redelivery.EventUnknown, match="evt_3 is no longer kept"):
+        await redelivery.redeliver(pool, A, 1, NOW, event_ids=[3])
+    with pytest.raises(redelivery.EventUnknown, match="no event evt_1000003"):
+        await redelivery.redeliver(pool, A, 1, NOW, event_ids=[1_000_003])
 
 
 async def test_what_was_parked_is_queued_again_and_a_held_receiver_is_tried_at_once(

@@ -43,5 +43,12 @@ def test_the_longest_ladder_with_jitter_ends_by_its_attempts_and_not_by_its_age(
     assert moment - START < retries.LADDER
 
 
-def test_holds_double_from_five_seconds_to_five_minutes() -> None:
-    assert retries.HOLDS_S == (5, 10, 20, 40, 80, 160, 300)
+def test_holds_double_from_a_second_to_five_minutes() -> None:
+    assert retries.HOLDS_S == (1, 2, 4, 8, 16, 32, 64, 128, 256, 300)
+
+
+def test_what_failed_twice_waits_no_longer_than_is_looked_at_when_it_is_made_up_for() -> None:
+    for attempt_no in range(1, retries.YOUNG_ATTEMPTS_MAX_COUNT + 1):
+        due_at, _ = retries.after_failure(attempt_no, START, START, 0.9999)
+        assert due_at is not None
+        assert due_at - START <= retries.YOUNG_DUE_WITHIN

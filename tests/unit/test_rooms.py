@@ -11,7 +11,7 @@ MOST = limits.DELIVERIES_PER_ENDPOINT_MAX_COUNT
 
 
 def lease(subscription_no: int, *, probe: bool = False) -> Lease:
-    return Lease(subscription_no, 1, 0, NOW, probe, 1, "https://x.test/", b"", None, None, 1, NOW)
+    return Lease(subscription_no, 1, 0, NOW, probe, probe, 1, "https://x.test/", b"", None, None, 1, NOW)
 
 
 def deliver(rooms: Rooms, subscription_no: int, *, accepted: bool = True, took_ms: int = 5) -> None:

@@ -122,9 +122,8 @@ async def delete_subscription(
     subscription_id: SubscriptionId, principal: PartnerReader, services: ServicesOf
 ) -> Response:
     """What is queued for it is not sent any more; a delivery that is on its way may still arrive."""
-    now = datetime.now(UTC)
     number = _number(subscription_id)
-    if not await subscriptions.delete(services.pool, _partner_no(principal), number, now):
+    if not await subscriptions.delete(services.pool, _partner_no(principal), number):
         raise ProblemAnswer("unknown_subscription")
     log.info("subscription ended", subscription_id=subscription_id, partner_id=principal.partner_id)
     return Response(status_code=204)
@@ -147,17 +146,17 @@ async def rotate_secret(
     Rotated once more within that day, the oldest of the three ends at once; but within five minutes
     the newest is replaced, so that a rotation whose answer was lost can be repeated.
     """
-    now = datetime.now(UTC)
     secret = await subscriptions.rotate(
-        services.pool, services.master_key, _partner_no(principal), _number(subscription_id), now
+        services.pool, services.master_key, _partner_no(principal), _number(subscription_id)
     )
     if secret is None:
         raise ProblemAnswer("unknown_subscription")
+    rotated = await _find(services, principal, subscription_id)
     log.info("secret rotated", subscription_id=subscription_id, partner_id=principal.partner_id)
     content = {
         "subscription_id": subscription_id,
         "secret": secret,
-        "previous_secret_until": _moment(now + subscriptions.ROTATION),
+        "previous_secret_until": _moment(rotated.previous_until),
     }
     return json_answer(content, headers=_SECRET_HEADERS)
 
@@ -216,7 +215,6 @@ async def redeliver_events(
             services.pool,
             _partner_no(principal),
             _number(subscription_id),
-            datetime.now(UTC),
             event_ids=[_event_no(name) for name in body.event_ids] or None,
             since=body.since if by_time else None,
             until=body.until if by_time else None,

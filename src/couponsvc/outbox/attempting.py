@@ -12,6 +12,7 @@ from couponsvc.outbox.leasing import Lease
 from couponsvc.outbox.settling import Outcome, judge
 from couponsvc.support import logs
 from couponsvc.support.guarded_http import GuardedClient, PostResult
+from couponsvc.support.guarded_url import TooManyLookUps
 from couponsvc.support.sealing import CannotOpen
 from couponsvc.support.webhook_signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 from couponsvc.values.event import Event, event_id, subscription_id
@@ -50,10 +51,16 @@ class Attempter:
             return None
 
     async def attempt(self, lease: Lease, event: Event, secrets: Sequence[str]) -> Outcome:
-        """Post once, whatever becomes of it."""
+        """Post once, whatever becomes of it.
+
+        Raises:
+            couponsvc.support.guarded_url.TooManyLookUps: it was not attempted; the reason lies with us.
+        """
         began_at = self.clock()
         try:
             result = await self.client.post(lease.url, _headers(event, secrets, began_at), event.body)
+        except TooManyLookUps:
+            raise
         except Exception:  # noqa: BLE001 - a fault of ours is an attempt that failed, told with its stack
             _log.exception("attempt failed here", subscription_id=subscription_id(lease.subscription_no))
             result = PostResult(None, "the relay could not send it", 0)

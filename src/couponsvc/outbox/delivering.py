@@ -17,9 +17,10 @@ from couponsvc.outbox.attempting import Attempter
 from couponsvc.outbox.endpoints import ROOM_FIRST, Rooms
 from couponsvc.outbox.leasing import PROBES_MAX_COUNT, Lease, Pool, RelayNumber, give_back, lease_due
 from couponsvc.outbox.reading import EventReader
-from couponsvc.outbox.settling import Outcome, Settler
+from couponsvc.outbox.settling import Outcome, Remainder, Settler
 from couponsvc.support import logs
 from couponsvc.support.ending import end_tasks
+from couponsvc.support.guarded_url import TooManyLookUps
 from couponsvc.support.kill_points import kill_point
 from couponsvc.support.service_loop import repeat
 from couponsvc.values.event import Event
@@ -34,7 +35,8 @@ NEEDED: Final = timedelta(seconds=limits.WEBHOOK_TIMEOUT_S)
 """What must be left of a lease when its delivery starts."""
 
 BROKEN_OFF_PAUSE_S: Final = 1.0
-"""After an error that nobody foresaw, before the delivery is free for the next attempt."""
+"""After an error that nobody foresaw, or where too many names are being looked up, before the delivery is
+free for the next attempt. It keeps its place meanwhile, so that it takes no more than what is attempted."""
 NOTE_AT_END_S: Final = 2.0
 """How long a relay that stops tries to note outcomes."""
 
@@ -66,6 +68,7 @@ class Deliverer:
         reader: EventReader,
         attempter: Attempter,
         clock: Callable[[], datetime],
+        remainder: Remainder,
     ) -> None:
         """Put a deliverer together; nothing of it is closed by it."""
         self._pool: Final = pool
@@ -73,7 +76,7 @@ class Deliverer:
         self._reader: Final = reader
         self._attempter: Final = attempter
         self._clock: Final = clock
-        self._settler: Final = Settler(pool)
+        self._settler: Final = Settler(pool, remainder)
         self._rooms: Final = Rooms()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._under_way: Final[set[tuple[int, int]]] = set()
@@ -232,15 +235,22 @@ class Deliverer:
         except asyncio.CancelledError:
             self._end([lease])
             raise
+        except TooManyLookUps:  # says nothing of the receiver
+            metrics.untried.inc()
+            await self._end_later(lease)
+            return
         except Exception:  # noqa: BLE001 - a bug of ours: whoever has the lease next tries again
             _log.exception("delivery broke off", event_no=event.event_no)
-            try:
-                await asyncio.sleep(BROKEN_OFF_PAUSE_S)
-            finally:
-                self._end([lease])
+            await self._end_later(lease)
             return
         self._outcomes.append(outcome)
         self._ended.set()
+
+    async def _end_later(self, lease: Lease) -> None:
+        try:
+            await asyncio.sleep(BROKEN_OFF_PAUSE_S)
+        finally:
+            self._end([lease])
 
     def _end(self, leases: Sequence[Lease]) -> None:
         """These are not attempted, or not to their end."""
@@ -263,7 +273,7 @@ class Deliverer:
             self._leave(outcome.lease)
         returned, self._given_back = self._given_back, []
         try:
-            await give_back(self._pool, returned, now)
+            await give_back(self._pool, returned)
         finally:
             for lease in returned:
                 self._leave(lease)

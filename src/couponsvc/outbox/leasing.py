@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final, NamedTuple, TypeAlias
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from couponsvc import limits
 from couponsvc.outbox import metrics
@@ -22,6 +23,7 @@ from couponsvc.support.service_loop import AWAY
 from couponsvc.support.sql import Queries
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 RELAY_LOCKS: Final = 0x63737279
 """First half of a relay's advisory lock ("csry"); the second is its number."""
@@ -121,6 +123,8 @@ class Lease(NamedTuple):
     queued_at: datetime
     probe: bool
     """The endpoint fails, and this delivery asks whether it still does."""
+    troubled: bool
+    """Its newest attempts failed; how many of them, is in Postgres."""
     partner_no: int
     url: str
     sealed_secret: bytes
@@ -171,7 +175,7 @@ async def lease_due(
     return [Lease._make((*row, relay_no, until)) for row in rows]
 
 
-async def give_back(pool: Pool, leases: Sequence[Lease], now: datetime) -> None:
+async def give_back(pool: Pool, leases: Sequence[Lease]) -> None:
     """End leases of deliveries that were not attempted, or given up before their outcome was known.
 
     Raises:
@@ -185,6 +189,4 @@ async def give_back(pool: Pool, leases: Sequence[Lease], now: datetime) -> None:
             relay_no,
             [lease.subscription_no for lease in own],
             [lease.event_no for lease in own],
-            [lease.subscription_no for lease in own if lease.probe],
-            now,
         )

@@ -54,3 +54,12 @@ leases_freed: Final = metrics.counter(
 task_failures: Final = metrics.counter(
     "couponsvc_relay_task_failures", "Turns of a relay's task that ended in an error.", ("task",)
 )
+clock_difference_seconds: Final = metrics.gauge(
+    "couponsvc_relay_clock_difference_seconds",
+    "By how much this machine's wall clock is ahead of Postgres'; relays go by the latter.",
+    of_all="livemostrecent",
+)
+untried: Final = metrics.counter(
+    "couponsvc_deliveries_untried",
+    "Deliveries put off by a second because too many names were being looked up; no attempt is counted.",
+)

@@ -5,7 +5,9 @@ number (`EventReader.oldest_kept`). Making a partition disturbs nobody. Dropping
 reader of the table gone for a moment; where that moment does not come soon, the next turn tries.
 """
 
+import asyncio
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -19,6 +21,11 @@ ATTEMPT_DAYS_AHEAD_COUNT: Final = 7
 """A relay that nobody tends for a week can still log."""
 DROP_LOCK_TIMEOUT: Final = "200ms"
 """How long a drop may wait for readers, and whoever comes after it for the drop."""
+REMOVE_PARKED_MAX_S: Final = 10.0
+"""In one turn, of one partition."""
+CHUNK_COUNT: Final = 5_000
+"""Queue rows changed by one statement: some tenths of a second."""
+_IN_USE: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 _LOCK_KEY: Final = 0x6576_7061_7274
 """Any number that nobody else locks: 'evpart'."""
 
@@ -44,55 +51,97 @@ async def tend_partitions(
         pool: Of the ledger.
         now: The moment, UTC.
         events_kept_days: How long events are kept at least; 0: for ever. Longer, while one of their
-            partition waits for a receiver or a broker.
+            partition waits for a receiver or a broker; not for the sake of what is parked.
         attempts_kept_days: How long delivery attempts are kept.
 
     Raises:
         OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked; every turn does what
             the one before it did not.
     """
-    async with pool.acquire() as connection:
-        async with connection.transaction():
-            await connection.execute(_queries["lock_partitions"], _LOCK_KEY)
-            missing = await connection.fetch(_queries["events_to_make"], EVENTS_PER_PARTITION_COUNT)
-            missing += await connection.fetch(
-                _queries["attempts_to_make"], now.date(), ATTEMPT_DAYS_AHEAD_COUNT
-            )
-            await _execute(connection, missing)
-        await connection.execute(_queries["remove_unwanted"])
-        dropped = 0
-        try:
-            dropped += await _drop_attempts(connection, now - timedelta(days=attempts_kept_days))
-            if events_kept_days:
-                dropped += await _drop_events(connection, now - timedelta(days=events_kept_days))
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
-            _log.info("partitions_in_use", reason=str(error))
-    return PartitionCounts(len(missing), dropped)
+    made = await make_partitions(pool, now)
+    dropped = await drop_attempts(pool, now - timedelta(days=attempts_kept_days))
+    if events_kept_days:
+        dropped += await drop_events(pool, now - timedelta(days=events_kept_days))
+    return PartitionCounts(made, dropped)
 
 
-async def _drop_attempts(connection: "Connection[asyncpg.Record]", before: datetime) -> int:
-    async with connection.transaction():
+async def make_partitions(pool: "asyncpg.Pool[asyncpg.Record]", now: datetime) -> int:
+    """Make those that will be needed; how many.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked; none was made.
+    """
+    async with pool.acquire() as connection, connection.transaction():
         await connection.execute(_queries["lock_partitions"], _LOCK_KEY)
-        old = await connection.fetch(_queries["old_attempts"], before.date())
-        await connection.execute(_queries["wait_little"], DROP_LOCK_TIMEOUT)
-        await _execute(connection, old)
+        missing = await connection.fetch(_queries["events_to_make"], EVENTS_PER_PARTITION_COUNT)
+        missing += await connection.fetch(_queries["attempts_to_make"], now.date(), ATTEMPT_DAYS_AHEAD_COUNT)
+        await _execute(connection, missing)
+    return len(missing)
+
+
+async def drop_attempts(pool: "asyncpg.Pool[asyncpg.Record]", before: datetime) -> int:
+    """Drop the days of the log of attempts that ended before a moment; how many.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked; none was dropped.
+    """
+    try:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(_queries["lock_partitions"], _LOCK_KEY)
+            old = await connection.fetch(_queries["old_attempts"], before.date())
+            await connection.execute(_queries["wait_little"], DROP_LOCK_TIMEOUT)
+            await _execute(connection, old)
+    except _IN_USE as error:
+        _log.info("partitions_in_use", reason=str(error))
+        return 0
     return len(old)
 
 
-async def _drop_events(connection: "Connection[asyncpg.Record]", before: datetime) -> int:
-    """Look without a lock first, because there is nothing to drop on most days."""
-    arguments = (EVENTS_PER_PARTITION_COUNT, before)
-    if not await connection.fetch(_queries["old_events"], *arguments):
+async def drop_events(pool: "asyncpg.Pool[asyncpg.Record]", before: datetime) -> int:
+    """Drop the partitions whose events are all older than a moment and wait for nobody; how many.
+
+    What is parked of them goes first. Most days there is nothing to do, so it is looked for without a lock.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError: Postgres cannot be asked; none was dropped.
+    """
+    but_for_parked = (EVENTS_PER_PARTITION_COUNT, before, False)
+    arguments = (EVENTS_PER_PARTITION_COUNT, before, True)
+    for row in await pool.fetch(_queries["old_events"], *but_for_parked):
+        if not await _remove_parked(pool, row["partition_no"]):
+            break
+    if not await pool.fetch(_queries["old_events"], *arguments):
         return 0
-    async with connection.transaction():
-        await connection.execute(_queries["lock_partitions"], _LOCK_KEY)
-        await connection.execute(_queries["wait_little"], DROP_LOCK_TIMEOUT)
-        await connection.execute(_queries["lock_events"])
-        old = await connection.fetch(_queries["old_events"], *arguments)
-        await _execute(connection, old)
+    try:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(_queries["lock_partitions"], _LOCK_KEY)
+            await connection.execute(_queries["wait_little"], DROP_LOCK_TIMEOUT)
+            await connection.execute(_queries["lock_events"])
+            old = await connection.fetch(_queries["old_events"], *arguments)
+            await _execute(connection, old)
+    except _IN_USE as error:
+        _log.info("partitions_in_use", reason=str(error))
+        return 0
     for row in old:
         _log.info("events_dropped", partition_no=row["partition_no"])
     return len(old)
+
+
+async def _remove_parked(pool: "asyncpg.Pool[asyncpg.Record]", partition_no: int) -> bool:
+    """Forget deliveries of a partition's events that were given up; False: the next turn goes on with it."""
+    first_no = partition_no * EVENTS_PER_PARTITION_COUNT
+    arguments = (first_no, first_no + EVENTS_PER_PARTITION_COUNT - 1, CHUNK_COUNT)
+    ends_s, removed = monotonic() + REMOVE_PARKED_MAX_S, 0
+    while True:
+        began_s = monotonic()
+        chunk: int = await pool.fetchval(_queries["remove_parked"], *arguments)
+        removed += chunk
+        if chunk < CHUNK_COUNT or monotonic() > ends_s:
+            break
+        await asyncio.sleep(monotonic() - began_s)  # as long again for everybody else
+    if removed:
+        _log.info("parked_removed", partition_no=partition_no, deliveries=removed)
+    return chunk < CHUNK_COUNT
 
 
 async def _execute(connection: "Connection[asyncpg.Record]", rows: list[asyncpg.Record]) -> None:

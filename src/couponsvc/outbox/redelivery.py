@@ -14,12 +14,13 @@ import asyncpg
 
 from couponsvc import limits
 from couponsvc.outbox import subscriptions
+from couponsvc.outbox.partitions import EVENTS_PER_PARTITION_COUNT
 from couponsvc.outbox.subscriptions import Connection, Pool, Subscription
 from couponsvc.support.sql import Queries
 from couponsvc.values.event import EVENT_NO_MAX, TYPE_OF_PUBLIC, EventType, event_id
 
 CHUNK_COUNT: Final = 10_000
-"""Queue rows written by one statement: well within its timeout."""
+"""Queue rows written by one statement and commit: well within its timeout. Relays pass over them so long."""
 NAMED_MAX_COUNT: Final = 1_000
 """Events that one question may name."""
 ATTEMPTS_SHOWN_MAX_COUNT: Final = 20
@@ -83,7 +84,7 @@ async def redeliver(
     pool: Pool,
     partner_no: int,
     subscription_no: int,
-    now: datetime,
+    now: datetime | None = None,
     *,
     event_ids: Sequence[int] | None = None,
     since: datetime | None = None,
@@ -92,11 +93,14 @@ async def redeliver(
 ) -> int:
     """Queue events once more: those named, those of a time, or those that were given up.
 
+    Piece by piece, each committed by itself, so that nothing else waits for many. Asked again, the same
+    are due once more, each once, except those that were sent meanwhile and named: they are sent again.
+
     Args:
         pool: Connections.
         partner_no: Whose subscription it is.
         subscription_no: To whom.
-        now: Due then.
+        now: Due then. None: at once, by Postgres' clock, which is that of relays, too.
         event_ids: Numbers of events of the partner's, whatever the subscription asks for.
         since: What happened from then on, of the types and drops that the subscription asks for …
         until: … and before then.
@@ -108,10 +112,12 @@ async def redeliver(
 
     Raises:
         RedeliveryRefused: nothing was.
+        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: some may have been; asking
+            again queues all of them.
     """
     ways = (event_ids is not None) + (since is not None and until is not None) + parked
     assert ways == 1, "events are asked for in one way"  # noqa: S101
-    async with pool.acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection:
         subscription = await _find(connection, partner_no, subscription_no)
         if event_ids is not None:
             count = await _queue_named(connection, subscription, sorted(set(event_ids)), now)
@@ -165,30 +171,39 @@ async def _find(connection: Connection, partner_no: int, subscription_no: int) -
 
 
 async def _queue_named(
-    connection: Connection, subscription: Subscription, event_nos: Sequence[int], now: datetime
+    connection: Connection, subscription: Subscription, event_nos: Sequence[int], now: datetime | None
 ) -> int:
     if len(event_nos) > NAMED_MAX_COUNT:
         raise TooManyEvents(f"Name at most {NAMED_MAX_COUNT} events, or say from when to when.")
     rows = await connection.fetch(SQL["find_events"], subscription.partner_no, event_nos)
     if unknown := sorted(set(event_nos) - {row["event_no"] for row in rows}):
-        raise EventUnknown(f"There is no event {event_id(unknown[0])}.")
+        raise await _unknown(connection, unknown[0])
     return await _queue(connection, subscription, event_nos, now)
 
 
+async def _unknown(connection: Connection, event_no: int) -> EventUnknown:
+    """Whether there was such an event nobody knows, but from where on there is any."""
+    oldest = await connection.fetchval(SQL["oldest_partition"]) or 0
+    if event_no < oldest * EVENTS_PER_PARTITION_COUNT:
+        return EventUnknown(f"The event {event_id(event_no)} is no longer kept.")
+    return EventUnknown(f"There is no event {event_id(event_no)}.")
+
+
 async def _queue_between(
-    connection: Connection, subscription: Subscription, since: datetime, until: datetime, now: datetime
+    connection: Connection,
+    subscription: Subscription,
+    since: datetime,
+    until: datetime,
+    now: datetime | None,
 ) -> int:
     kinds = [kind.value for kind in (TYPE_OF_PUBLIC.get(name) for name in subscription.types) if kind]
-    found_count = queued_count = last = 0
+    arguments = (subscription.subscription_no, since, until, kinds)
+    most = limits.REDELIVER_MAX_COUNT
+    if await connection.fetchval(SQL["count_between"], *arguments, most + 1) > most:
+        raise TooManyEvents(f"That is more than {most} events; ask for a shorter time.")
+    queued_count = last = 0
     while True:
-        rows = await connection.fetch(
-            SQL["events_between"], subscription.subscription_no, since, until, kinds, last, CHUNK_COUNT
-        )
-        found_count += len(rows)
-        if found_count > limits.REDELIVER_MAX_COUNT:
-            raise TooManyEvents(
-                f"That is more than {limits.REDELIVER_MAX_COUNT} events; ask for a shorter time."
-            )
+        rows = await connection.fetch(SQL["events_between"], *arguments, last, CHUNK_COUNT)
         if rows:
             event_nos = [row["event_no"] for row in rows]
             queued_count += await _queue(connection, subscription, event_nos, now)
@@ -198,14 +213,15 @@ async def _queue_between(
 
 
 async def _queue(
-    connection: Connection, subscription: Subscription, event_nos: Sequence[int], now: datetime
+    connection: Connection, subscription: Subscription, event_nos: Sequence[int], now: datetime | None
 ) -> int:
     arguments = (subscription.partner_no, subscription.subscription_no, now, event_nos)
-    count: int = await connection.fetchval(SQL["queue_named"], *arguments)
-    return count
+    again: int = await connection.fetchval(SQL["requeue"], *arguments)
+    new: int = await connection.fetchval(SQL["queue_new"], *arguments)
+    return again + new
 
 
-async def _unpark(connection: Connection, subscription_no: int, now: datetime) -> int:
+async def _unpark(connection: Connection, subscription_no: int, now: datetime | None) -> int:
     count = 0
     while count < limits.REDELIVER_MAX_COUNT:
         most = min(CHUNK_COUNT, limits.REDELIVER_MAX_COUNT - count)

@@ -8,7 +8,7 @@ relay goes on with them. What was sent and not noted is sent again: the same id,
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Final, NamedTuple, Self
@@ -16,13 +16,16 @@ from typing import Final, NamedTuple, Self
 from couponsvc import limits
 from couponsvc.outbox import metrics, settling
 from couponsvc.outbox.attempting import Attempter
-from couponsvc.outbox.delivering import Deliverer
+from couponsvc.outbox.delivering import Deliverer, DeliveryCounts
 from couponsvc.outbox.endpoints import SecretBook
 from couponsvc.outbox.leasing import Pool, RelayNumber
-from couponsvc.outbox.partitions import tend_partitions
+from couponsvc.outbox.ledger_clock import LOOK_EVERY_S, LedgerClock
+from couponsvc.outbox.partitions import make_partitions
 from couponsvc.outbox.reading import EventReader
 from couponsvc.outbox.sequencing import Sequencer
+from couponsvc.outbox.settling import Remainder
 from couponsvc.outbox.sinks import configured_sinks, run_sinks
+from couponsvc.outbox.tending import TEND_EVERY_S, Tender
 from couponsvc.settings import Settings
 from couponsvc.support.guarded_http import GuardedClient
 from couponsvc.support.postgres import open_pool
@@ -34,17 +37,13 @@ POSTGRES_CONNECTIONS: Final = 6
 """Sequencing, leasing, reading, settling, and two for what is rare; the number has one of its own."""
 LOOK_ROUND_EVERY_S: Final = 1.0
 """How often a relay looks whether another one has died."""
-TEND_EVERY_S: Final = 60.0
 OBSERVE_EVERY_S: Final = 15.0
 """Counting reads the whole queue: a tenth of a second where a million are parked."""
 STOP_GRACE_S: Final = 3.0
 """What deliveries under way may still take when the relay is told to stop."""
 CLOSE_TIMEOUT_S: Final = 1.0
-
-
-def utc_now() -> datetime:
-    """The clock of relays: this machine's."""
-    return datetime.now(UTC)
+CLOCK_LOOKS_AT_FIRST_COUNT: Final = 3
+"""At the ledger's clock before anything is done by it: the first look of a connection is a slow one."""
 
 
 class RelayCounts(NamedTuple):
@@ -70,13 +69,14 @@ class Relay:
         self,
         settings: Settings,
         pool: Pool,
-        clock: Callable[[], datetime],
+        clock: Callable[[], datetime] | None,
         jitter: Callable[[], float],
     ) -> None:
         """Put a relay together; `open` does it from settings."""
         self._settings: Final = settings
         self._pool: Final = pool
-        self._clock: Final = clock
+        self._ledger_clock: Final = LedgerClock(pool)
+        self._clock: Final = clock or self._ledger_clock
         self._reader: Final = EventReader(pool)
         self._sequencer: Final = Sequencer(pool)
         self._client: Final = GuardedClient(
@@ -86,6 +86,7 @@ class Relay:
         )
         self._wake: Final = asyncio.Event()
         """Something may be due."""
+        self._remainder: Final = Remainder()
         self._number: Final = RelayNumber(settings.postgres_dsn.get_secret_value(), self._wake.set)
         self._deliverer: Final = Deliverer(
             pool=pool,
@@ -95,10 +96,19 @@ class Relay:
             attempter=Attempter(
                 self._client,
                 SecretBook(MasterKey.from_base64(settings.master_key.get_secret_value())),
-                clock,
+                self._clock,
                 jitter,
             ),
-            clock=clock,
+            clock=self._clock,
+            remainder=self._remainder,
+        )
+        self._tender: Final = Tender(
+            pool,
+            self._clock,
+            self._remainder,
+            self._wake.set,
+            events_kept_days=settings.events_kept_days,
+            attempts_kept_days=settings.attempts_kept_days,
         )
 
     @classmethod
@@ -106,14 +116,14 @@ class Relay:
         cls,
         settings: Settings,
         *,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> Self:
         """Connect to Postgres, make the partitions that are needed, take a number.
 
         Args:
             settings: of the process.
-            clock: aware UTC; decides what is due, leased and given up.
+            clock: aware UTC; decides what is due, leased and given up. None: Postgres' clock.
             jitter: in [0, 1), drawn for every retry.
 
         Raises:
@@ -126,7 +136,9 @@ class Relay:
         pool = await open_pool(dsn, max_size=POSTGRES_CONNECTIONS, reset_sessions=False)
         try:
             relay = cls(settings, pool, clock, jitter)
-            await relay._tend_partitions()
+            for _ in range(CLOCK_LOOKS_AT_FIRST_COUNT):
+                await relay._ledger_clock.follow()
+            await make_partitions(pool, relay._clock())
             await relay._number.hold()
         except BaseException:
             pool.terminate()
@@ -148,9 +160,10 @@ class Relay:
         Raises:
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
         """
+        await self._ledger_clock.follow()
         await self._number.hold()
         freed = await self._number.free_leases(self._clock())
-        overdue = await settling.sweep(self._pool, self._clock())
+        parked = await self._tender.run_once()
         rows, events, queued = 0, 0, 0
         while (counts := await self._sequencer.run_once(self._clock())).outbox_rows:
             rows, events, queued = (
@@ -159,7 +172,10 @@ class Relay:
                 queued + counts.deliveries,
             )
         done = await self._deliverer.run_once()
-        return RelayCounts(rows, events, queued, done.delivered, done.failed, done.parked + overdue, freed)
+        while self._remainder.wake.is_set():
+            parked += await self._tender.run_once()
+            done = DeliveryCounts(*map(sum, zip(done, await self._deliverer.run_once(), strict=True)))
+        return RelayCounts(rows, events, queued, done.delivered, done.failed, done.parked + parked, freed)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; rides out the absence of Postgres, of receivers and of brokers.
@@ -167,16 +183,21 @@ class Relay:
         What is under way then may take STOP_GRACE_S more; the leases of the rest are given back.
         """
         await asyncio.gather(
+            self._repeat("clock", self._follow_clock, stop),
             self._repeat("number", self._look_round, stop),
             self._repeat("sequence", self._sequence, stop),
-            self._repeat("tend", self._tend, stop),
             self._repeat("observe", self._observe, stop),
             self._repeat("sinks", partial(self._feed_sinks, stop), stop),
+            self._tender.run(stop),
             self._deliverer.run(stop, STOP_GRACE_S),
         )
 
     async def _repeat(self, name: str, turn: Callable[[], Awaitable[float]], stop: asyncio.Event) -> None:
         await repeat(name, turn, stop, on_error=metrics.task_failures.labels(name).inc)
+
+    async def _follow_clock(self) -> float:
+        await self._ledger_clock.follow()
+        return LOOK_EVERY_S
 
     async def _look_round(self) -> float:
         """Keep the number; take over from relays that are dead or late."""
@@ -196,11 +217,6 @@ class Relay:
         every_ms = limits.SEQUENCE_RUSH_EVERY_MS if rush else limits.SEQUENCE_EVERY_MS
         return every_ms / 1000 - (monotonic() - began_s)
 
-    async def _tend(self) -> float:
-        await self._tend_partitions()
-        await settling.sweep(self._pool, self._clock())
-        return TEND_EVERY_S
-
     async def _observe(self) -> float:
         await settling.observe(self._pool, self._clock())
         return OBSERVE_EVERY_S
@@ -210,11 +226,3 @@ class Relay:
             self._settings, self._pool, self._reader, lambda: self._number.number, self._clock, stop
         )
         return TEND_EVERY_S  # there is none, or it is time to stop
-
-    async def _tend_partitions(self) -> None:
-        await tend_partitions(
-            self._pool,
-            self._clock(),
-            events_kept_days=self._settings.events_kept_days,
-            attempts_kept_days=self._settings.attempts_kept_days,
-        )

@@ -4,21 +4,23 @@ Who is authoritative: Postgres. A delivery leaves the queue only here, by a rela
 taken over. If the note is lost, the delivery is made again, with the same id and the same bytes.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from couponsvc.outbox import metrics, retries
-from couponsvc.outbox.leasing import Lease, Pool
+from couponsvc.outbox.leasing import Connection, Lease, Pool
 from couponsvc.support import logs
 from couponsvc.support.guarded_http import PostResult
 from couponsvc.support.sql import Queries
 from couponsvc.values.event import event_id, subscription_id
 
 STATUS_GONE: Final = 410
-CHUNK_COUNT: Final = 5_000
-"""Queue rows changed by one statement: some tenths of a second."""
+RELEASED_MAX_COUNT: Final = 1_000
+"""Deliveries of an endpoint that become due with its success; the rest a moment later. Everybody's outcomes
+wait for these: some 20 ms."""
 ERROR_MAX_CHARS: Final = 200
 PUT_OFF: Final = timedelta(seconds=60)
 """A relay of another version, or with the right master key, may do what this one cannot."""
@@ -58,13 +60,25 @@ def judge(
 
 
 @dataclass
+class Remainder:
+    """What follows from outcomes and may take long, so that it is left to `tending.Tender`."""
+
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """There is some. An endpoint that was disabled is in Postgres and nowhere else."""
+    accepting: set[int] = field(default_factory=set)
+    """Endpoints that accept again, of which more waits than is released with their success. Where this
+    is lost with its relay, the rest goes down its ladder."""
+
+
+@dataclass
 class _Run:
     """What an endpoint's outcomes of one batch come to."""
 
-    accepted: bool = False
-    failures: int = 0
-    """Since the last acceptance."""
-    probe_failed: bool = False
+    accepted_at: datetime | None = None
+    """When the newest accepted attempt began."""
+    failed_at: datetime | None = None
+    """When the newest one began that has failed since."""
+    gone: bool = False
 
 
 @dataclass
@@ -72,55 +86,87 @@ class Settler:
     """Writes outcomes to Postgres. `settle` must be repeated with the same batch until it returns."""
 
     pool: Pool
+    remainder: Remainder = field(default_factory=Remainder)
     _repeated: bool = field(default=False, init=False)
 
     async def settle(self, outcomes: Sequence[Outcome], now: datetime) -> None:
         """Note a batch, in the order in which the attempts ended.
 
+        All of it in one transaction: who leases next sees the endpoint as this leaves it, and an attempt
+        that is recorded is noted in full.
+
         Raises:
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: it may or may not be
                 noted; repeat it.
         """
-        repeated, self._repeated = self._repeated, True
-        rows = await self.pool.fetch(
-            _queries["settle"], now, *_columns(outcomes), repeated, [o.lease.queued_at for o in outcomes]
-        )
-        runs = _runs(outcomes)
-        failing_before = {row["subscription_no"] for row in rows}
-        await self._note_successes(
-            [number for number, run in runs.items() if run.accepted and number in failing_before], now
-        )
-        await self._note_failures({number: run for number, run in runs.items() if run.failures}, now)
-        if gone := sorted({outcome.lease.subscription_no for outcome in outcomes if outcome.kind == "gone"}):
-            await self.pool.execute(_queries["disable"], now, gone)
-            await park_disabled(self.pool, now)
+        unnoted = await self._unnoted(outcomes) if self._repeated else outcomes
+        self._repeated = True
+        runs = _runs(unnoted)
+        if runs:
+            async with self.pool.acquire() as connection, connection.transaction():
+                await connection.execute(_queries["settle"], now, *_columns(unnoted))
+                back = await self._note_endpoints(connection, runs, now)
+            self._pass_on(runs, back)
+        elif unnoted:  # all well, as nearly always: one statement, in one round trip
+            await self.pool.execute(_queries["settle"], now, *_columns(unnoted))
         self._repeated = False
         _tell(outcomes)
 
-    async def _note_successes(self, subscription_nos: Sequence[int], now: datetime) -> None:
-        if not subscription_nos:
-            return
-        rows = await self.pool.fetch(_queries["note_successes"], subscription_nos, retries.FAILING_FROM_COUNT)
-        back = [row["subscription_no"] for row in rows]
-        while (
-            back
-            and await self.pool.fetchval(_queries["release_waiting"], now, back, CHUNK_COUNT) == CHUNK_COUNT
-        ):
-            pass
-        for subscription_no in back:
-            _log.info("endpoint accepts again", subscription_id=subscription_id(subscription_no))
+    async def _unnoted(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Those that the settling before, whose answer was lost, did not note."""
+        keys = [(o.lease.subscription_no, o.lease.event_no, o.attempted_at) for o in outcomes]
+        columns = [list(column) for column in zip(*keys, strict=True)]
+        noted = {tuple(row) for row in await self.pool.fetch(_queries["already_noted"], *columns)}
+        return [outcome for outcome, key in zip(outcomes, keys, strict=True) if key not in noted]
 
-    async def _note_failures(self, runs: dict[int, _Run], now: datetime) -> None:
-        if runs:
-            await self.pool.execute(
-                _queries["note_failures"],
-                now,
-                list(runs),
-                [run.failures for run in runs.values()],
-                [run.probe_failed for run in runs.values()],
-                retries.FAILING_FROM_COUNT,
-                retries.HOLDS_S,
-            )
+    @staticmethod
+    async def _note_endpoints(connection: Connection, runs: dict[int, _Run], now: datetime) -> dict[int, int]:
+        """Count failures; release what waits for those that accept again, and say how much of each."""
+        rows = await connection.fetch(
+            _queries["note_endpoints"],
+            now,
+            list(runs),
+            [run.accepted_at for run in runs.values()],
+            [run.failed_at for run in runs.values()],
+            [run.gone for run in runs.values()],
+            retries.FAILING_FROM_COUNT,
+            retries.HOLDS_S,
+        )
+        before = {row["subscription_no"]: row["failure_count"] for row in rows}
+        back = [number for number, count in before.items() if count >= retries.FAILING_FROM_COUNT]
+        troubled = [
+            n for n, count in before.items() if n not in back and count >= retries.TROUBLED_FROM_COUNT
+        ]
+        if troubled:
+            most = (RELEASED_MAX_COUNT, retries.YOUNG_ATTEMPTS_MAX_COUNT, now + retries.YOUNG_DUE_WITHIN)
+            await connection.execute(_queries["release_young"], now, troubled, *most)
+        return dict.fromkeys(back, 0) | await release(connection, back, now)
+
+    def _pass_on(self, runs: dict[int, _Run], back: dict[int, int]) -> None:
+        """What is left to do, once it is committed."""
+        for subscription_no, released in back.items():
+            _log.info("endpoint accepts again", subscription_id=subscription_id(subscription_no))
+            if released == RELEASED_MAX_COUNT:
+                self.remainder.accepting.add(subscription_no)
+                self.remainder.wake.set()
+        if any(run.gone for run in runs.values()):
+            self.remainder.wake.set()
+
+
+async def release(
+    connection: "Connection | Pool", subscription_nos: Sequence[int], now: datetime
+) -> dict[int, int]:
+    """Make due at once what failed before and waits for these endpoints; how much of each.
+
+    Of each it is RELEASED_MAX_COUNT at most: where it is as many, more may be left.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
+    """
+    if not subscription_nos:
+        return {}
+    rows = await connection.fetch(_queries["release_waiting"], now, subscription_nos, RELEASED_MAX_COUNT)
+    return {row["subscription_no"]: row["released"] for row in rows}
 
 
 async def put_off(pool: Pool, leases: Sequence[Lease], now: datetime) -> None:
@@ -136,45 +182,6 @@ async def put_off(pool: Pool, leases: Sequence[Lease], now: datetime) -> None:
         numbers = [lease.subscription_no for lease in own], [lease.event_no for lease in own]
         old = now - retries.LADDER
         await pool.execute(_queries["put_off"], now, now + PUT_OFF, relay_no, *numbers, old, retries.NOT_SENT)
-
-
-async def park_disabled(pool: Pool, now: datetime) -> int:
-    """Park what is queued for disabled endpoints; how many.
-
-    Raises:
-        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
-    """
-    chunk = CHUNK_COUNT
-    total = 0
-    while chunk == CHUNK_COUNT:
-        chunk = await pool.fetchval(_queries["park_disabled"], now, retries.GONE, CHUNK_COUNT)
-        total += chunk
-    metrics.parked.inc(total)
-    return total
-
-
-async def sweep(pool: Pool, now: datetime) -> int:
-    """Park what has waited too long or for nothing, forget what nobody waits for; how many were parked.
-
-    Raises:
-        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
-    """
-    total = await park_disabled(pool, now)
-    chunk = CHUNK_COUNT
-    while chunk == CHUNK_COUNT:
-        chunk = await pool.fetchval(
-            _queries["park_overdue"],
-            now,
-            retries.TOO_OLD,
-            CHUNK_COUNT,
-            now - retries.LADDER,
-            retries.FAILING_FROM_COUNT,
-        )
-        total += chunk
-        metrics.parked.inc(chunk)
-    while await pool.fetchval(_queries["forget_deleted"], CHUNK_COUNT) == CHUNK_COUNT:
-        pass
-    return total
 
 
 async def observe(pool: Pool, now: datetime) -> None:
@@ -211,6 +218,7 @@ def _columns(outcomes: Sequence[Outcome]) -> list[list[object]]:
             _error_of(o),
             o.due_at,
             o.parked_because,
+            o.lease.queued_at,
         )
         for o in outcomes
     ]
@@ -224,15 +232,18 @@ def _error_of(outcome: Outcome) -> str:
 
 
 def _runs(outcomes: Sequence[Outcome]) -> dict[int, _Run]:
+    """By endpoint, of those that something is to be noted of: a failure, or a success after failures."""
     runs: dict[int, _Run] = {}
     for outcome in outcomes:
         run = runs.setdefault(outcome.lease.subscription_no, _Run())
         if outcome.kind == "delivered":
-            run.accepted, run.failures, run.probe_failed = True, 0, False
+            run.accepted_at = max(outcome.attempted_at, run.accepted_at or outcome.attempted_at)
+            run.failed_at = None
         else:
-            run.failures += 1
-            run.probe_failed |= outcome.lease.probe
-    return dict(sorted(runs.items()))
+            run.failed_at = max(outcome.attempted_at, run.failed_at or outcome.attempted_at)
+            run.gone |= outcome.kind == "gone"
+    troubled = {outcome.lease.subscription_no for outcome in outcomes if outcome.lease.troubled}
+    return {number: run for number, run in sorted(runs.items()) if run.failed_at or number in troubled}
 
 
 def _tell(outcomes: Sequence[Outcome]) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from couponsvc.outbox.retries import FAILING_FROM_COUNT
 from couponsvc.support.sql import Queries
 from couponsvc.values.event import event_id, subscription_id
 
@@ -64,7 +65,14 @@ async def events_after(
 async def subscriptions(pool: "Pool[asyncpg.Record]", subscription_no: int | None) -> list[Shown]:
     """Every subscription, or this one: what waits for it, and how its receiver does."""
     rows = await pool.fetch(_queries["subscriptions"], subscription_no)
-    return [{**_named(dict(row)), "receiver": receiver_of(row["url"])} for row in rows]
+    return [
+        {
+            **_named(dict(row)),
+            "receiver": receiver_of(row["url"]),
+            "held_until": row["held_until"] if row["failure_count"] >= FAILING_FROM_COUNT else None,
+        }
+        for row in rows
+    ]
 
 
 async def queued(

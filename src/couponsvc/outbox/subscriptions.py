@@ -13,6 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from couponsvc import limits
+from couponsvc.outbox.retries import FAILING_FROM_COUNT
 from couponsvc.support.sealing import MasterKey
 from couponsvc.support.sql import Queries
 from couponsvc.support.webhook_signature import new_secret
@@ -129,10 +130,16 @@ async def find(pool: "Pool | Connection", partner_no: int, subscription_no: int)
     return None if row is None else _subscription(row)
 
 
-async def delete(pool: Pool, partner_no: int, subscription_no: int, now: datetime) -> bool:
+async def delete(pool: Pool, partner_no: int, subscription_no: int, now: datetime | None = None) -> bool:
     """End a subscription with everything that is queued for it.
 
     A delivery that a relay is at may still arrive. Of a long queue a relay removes the rest.
+
+    Args:
+        pool: Connections.
+        partner_no: Whose it is.
+        subscription_no: Which.
+        now: It ended then. None: now, by Postgres' clock.
 
     Returns:
         False where there is none (any more).
@@ -145,13 +152,20 @@ async def delete(pool: Pool, partner_no: int, subscription_no: int, now: datetim
 
 
 async def rotate(
-    pool: Pool, master_key: MasterKey, partner_no: int, subscription_no: int, now: datetime
+    pool: Pool, master_key: MasterKey, partner_no: int, subscription_no: int, now: datetime | None = None
 ) -> str | None:
     """Give a subscription a new secret; the old one signs beside it for limits.WEBHOOK_ROTATION_S.
 
     Two secrets at most are live: rotated again later within that time, the oldest one ends. Asked
     again within five minutes, the old one stays and the newest is replaced: an answer that was lost
     must not cost the receiver the secret it has.
+
+    Args:
+        pool: Connections.
+        master_key: What seals secrets.
+        partner_no: Whose it is.
+        subscription_no: Which.
+        now: When the rotation begins. None: now, by Postgres' clock.
 
     Returns:
         The new secret, shown this once; None where there is no such subscription.
@@ -162,10 +176,29 @@ async def rotate(
         partner_no,
         subscription_no,
         _seal(master_key, secret, subscription_no),
-        now + ROTATION,
-        now + ROTATION - ROTATION_REPEATED,
+        now,
+        ROTATION,
+        ROTATION_REPEATED,
     )
     return None if found is None else secret
+
+
+async def wipe_ended_secrets(pool: Pool, now: datetime) -> None:
+    """Remove every secret that was replaced and signs no more.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
+    """
+    await pool.execute(SQL["wipe_ended_secrets"], now)
+
+
+async def find_ended(pool: Pool, subscription_nos: Sequence[int]) -> list[int]:
+    """Which of these numbers are those of no subscription (any more), of whichever partner.
+
+    Raises:
+        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: Postgres is away.
+    """
+    return [row["subscription_no"] for row in await pool.fetch(SQL["find_ended"], subscription_nos)]
 
 
 async def request_test(pool: Pool, partner_no: int, subscription_no: int) -> bool:
@@ -196,6 +229,6 @@ def _subscription(row: asyncpg.Record) -> Subscription:
         created_at=row["created_at"],
         disabled_at=row["disabled_at"],
         failure_count=row["failure_count"],
-        held_until=row["held_until"],
+        held_until=row["held_until"] if row["failure_count"] >= FAILING_FROM_COUNT else None,
         previous_until=row["previous_until"],
     )

@@ -25,6 +25,7 @@ from couponsvc.support.guarded_connection import Broken, Connection
 from couponsvc.support.guarded_url import (
     LookUp,
     Target,
+    TooManyLookUps,
     UrlRefused,
     allowed_addresses,
     look_up_by_system,
@@ -95,7 +96,7 @@ class GuardedClient:
         self._closed = False
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
-        """Post once. Whatever a receiver or the network does is in the result, never raised.
+        """Post once. Whatever a receiver or the network does is in the result; what we lack is raised.
 
         Args:
             url: As a subscription has it; checked again.
@@ -104,6 +105,7 @@ class GuardedClient:
 
         Raises:
             ValueError: a header could not be sent as it is (the caller's mistake).
+            TooManyLookUps: nothing was tried, and nothing is known of the receiver; try again soon.
         """
         loop = asyncio.get_running_loop()
         rest = _render_headers(headers, len(body))
@@ -115,6 +117,8 @@ class GuardedClient:
             error = "" if status // 100 == 2 else _describe_status(status)  # noqa: PLR2004 - RFC 9110 §15.3
         except TimeoutError:
             status, error = None, f"no complete answer within {self._timeout_s:g} s ({stage.name})"
+        except TooManyLookUps:
+            raise
         except (UrlRefused, OSError, Broken) as failure:
             status, error = None, _describe_failure(failure, stage.name)
         return PostResult(status, error, round((loop.time() - began_s) * 1000))

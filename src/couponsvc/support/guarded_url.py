@@ -10,6 +10,7 @@ import contextlib
 import re
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -26,8 +27,14 @@ PORT_MIN: Final = 1_024
 PORT_MAX: Final = 65_535
 LOOKUP_S: Final = 5.0
 """How long a name may take to be looked up when it is registered: the resolver's own first timeout."""
-LOOKUPS_MAX_COUNT: Final = 64
-"""Names looked up at once, a thread each; names that answer take milliseconds."""
+LOOKUPS_MAX_COUNT: Final = 256
+"""Names looked up at once, a thread each, some 50 kB; names that answer take milliseconds."""
+LOOKUPS_SLOW_MAX_COUNT: Final = 64
+"""Slow names looked up at once; the other threads are for those that answer, or were never asked for."""
+LOOKUP_SLOW_S: Final = 1.0
+"""A name whose last look-up took longer is slow."""
+SLOW_NAMES_MAX_COUNT: Final = 4_096
+"""Remembered; the one that was slow the longest time ago is forgotten first."""
 ADDRESSES_MAX_COUNT: Final = 64
 """Of one name. A receiver has a handful."""
 
@@ -50,7 +57,7 @@ class UrlRefused(ValueError):
 
 
 class TooManyLookUps(OSError):
-    """LOOKUPS_MAX_COUNT names are being looked up."""
+    """LOOKUPS_MAX_COUNT names are being looked up, or LOOKUPS_SLOW_MAX_COUNT slow ones and this is one."""
 
 
 class Target(NamedTuple):
@@ -147,30 +154,51 @@ class NameLookup:
     The event loop's threads are few, and a name server that never answers holds one for half a
     minute: nobody else's look-up must wait behind it. Those who ask for the same name at once share
     one look-up. The threads are daemons, so that they do not hold up the end of the process.
+
+    Names that were slow share LOOKUPS_SLOW_MAX_COUNT threads. So whoever wants to take all of them needs
+    as many names as there are threads, each of which answered when it was registered and hangs for the
+    first time, within the half minute that one look-up takes.
     """
 
     def __init__(self) -> None:
         self._running: Final[dict[str, asyncio.Future[Sequence[str]]]] = {}
+        self._slow: Final[OrderedDict[str, None]] = OrderedDict()
 
     async def __call__(self, name: str) -> Sequence[str]:
         """Every address of a name, in the resolver's order (RFC 6724).
 
         Raises:
-            OSError: it has none, the resolver failed, or too many look-ups are under way.
+            TooManyLookUps: it was not looked up.
+            OSError: it has none, or the resolver failed.
         """
         running = self._running.get(name)
         if running is None or running.get_loop() is not asyncio.get_running_loop():
-            if len(self._running) >= LOOKUPS_MAX_COUNT:
+            if not self._has_room(name):
                 raise TooManyLookUps("too many names are being looked up")
             running = self._running[name] = self._start(name)
         return await asyncio.shield(running)
 
+    def _has_room(self, name: str) -> bool:
+        slow_full = name in self._slow and (
+            sum(running in self._slow for running in self._running) >= LOOKUPS_SLOW_MAX_COUNT
+        )
+        return len(self._running) < LOOKUPS_MAX_COUNT and not slow_full
+
+    def _remember(self, name: str, took_s: float) -> None:
+        self._slow.pop(name, None)
+        if took_s > LOOKUP_SLOW_S:
+            self._slow[name] = None
+            if len(self._slow) > SLOW_NAMES_MAX_COUNT:
+                self._slow.popitem(last=False)
+
     def _start(self, name: str) -> "asyncio.Future[Sequence[str]]":
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Sequence[str]] = loop.create_future()
+        began_s = loop.time()
 
         def finish(addresses: Sequence[str] | OSError) -> None:
             self._running.pop(name, None)
+            self._remember(name, loop.time() - began_s)
             if isinstance(addresses, OSError):
                 future.set_exception(addresses)
                 future.exception()  # whoever asked may have gone

@@ -8,8 +8,9 @@ forgotten with `forget_process`.
 The choice is made when prometheus_client is imported, so import it through this module only.
 """
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from prometheus_client import (  # noqa: E402 - the variable above must be set b
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
@@ -62,12 +64,56 @@ def histogram(
     return Histogram(name, help_text, labels, buckets=buckets)
 
 
+def label_sets(counted: Counter) -> list[dict[str, str]]:
+    """What a counter has counted under, here or in any process that shares COUPONSVC_METRICS_DIR.
+
+    Reads the files of all of them: some milliseconds.
+    """
+    (described,) = counted.describe()
+    found: Iterable[Metric] = _Collector().collect() if METRICS_DIR else counted.collect()
+    sets = {
+        tuple(sorted(sample.labels.items()))
+        for metric in found
+        if metric.name == described.name
+        for sample in metric.samples
+    }
+    return [dict(labels) for labels in sorted(sets)]
+
+
+def forget_labels(counted: Counter, labels: Mapping[str, str]) -> None:
+    """Show a counter's label set no more, whichever process counted under it; for ever, where they share.
+
+    Args:
+        counted: the counter.
+        labels: each of its labels.
+    """
+    if METRICS_DIR:
+        counted.labels(**labels).inc(math.nan)  # files keep what they have; a sum with this is none
+    else:
+        counted.remove_by_labels(dict(labels))
+
+
+class _Collector(MultiProcessCollector):
+    """All processes' metrics but what was forgotten."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> list[Metric]:
+        """The metrics; part of the library's protocol."""
+        found: list[Metric] = list(super().collect())  # type: ignore[no-untyped-call]
+        for metric in found:
+            if metric.type == "counter":
+                metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+        return found
+
+
 def render() -> bytes:
     """Every metric of this process, or of all processes that share COUPONSVC_METRICS_DIR."""
     if not METRICS_DIR:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    _Collector(registry)
     return generate_latest(registry)
 
 

@@ -2,16 +2,23 @@
 -- is recorded; the queue is changed only where whoever attempted still holds the lease, or nobody has it
 -- and nothing has happened since (the lease was freed, or a crash of Postgres undid it).
 
--- name: settle :many
--- Note outcomes: the attempts, and for each delivery its end, its next attempt or its parking. Returns
--- endpoints among those that accepted something and were counted as failing before.
+-- name: already_noted :many
+-- Which of these attempts are recorded, and therefore noted in full.
+-- Params: $1 int[] subscription_no, $2 bigint[] event_no, $3 timestamptz[] attempted_at
+SELECT r.subscription_no, r.event_no, r.attempted_at
+FROM unnest($1::int[], $2::bigint[], $3::timestamptz[]) AS r (subscription_no, event_no, attempted_at)
+WHERE EXISTS (
+  SELECT FROM delivery_attempts a
+  WHERE a.subscription_no = r.subscription_no AND a.event_no = r.event_no AND a.attempted_at = r.attempted_at);
+
+-- name: settle :execute
+-- Note outcomes: the attempts, and for each delivery its end, its next attempt or its parking.
 -- Params: $1 timestamptz now, $2 int[] subscription_no, $3 bigint[] event_no, $4 int[] leased_by,
 -- $5 int[] attempt_no, $6 timestamptz[] attempted_at, $7 int[] took_ms, $8 int[] status, $9 text[] outcome,
--- $10 text[] error, $11 timestamptz[] due_at, $12 text[] parked_because,
--- $13 boolean whether these may have been noted before, $14 timestamptz[] queued_at
+-- $10 text[] error, $11 timestamptz[] due_at, $12 text[] parked_because, $13 timestamptz[] queued_at
 WITH result AS MATERIALIZED (
   SELECT * FROM unnest($2::int[], $3::bigint[], $4::int[], $5::int[], $6::timestamptz[], $7::int[], $8::int[],
-                       $9::text[], $10::text[], $11::timestamptz[], $12::text[], $14::timestamptz[])
+                       $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::timestamptz[])
     AS r (subscription_no, event_no, leased_by, attempt_no, attempted_at, took_ms, status, outcome, error,
           due_at, parked_because, queued_at)
 ),
@@ -20,10 +27,6 @@ recorded AS (
     (subscription_no, event_no, attempt_no, attempted_at, took_ms, status, outcome, error)
   SELECT r.subscription_no, r.event_no, r.attempt_no, r.attempted_at, r.took_ms, r.status, r.outcome, r.error
   FROM result r
-  WHERE NOT ($13::boolean AND EXISTS (
-    SELECT FROM delivery_attempts a
-    WHERE a.subscription_no = r.subscription_no AND a.event_no = r.event_no
-      AND a.attempted_at = r.attempted_at))
 ),
 delivered AS (
   DELETE FROM deliveries d USING result r
@@ -31,122 +34,104 @@ delivered AS (
     AND (d.leased_by = r.leased_by
          OR (d.leased_by IS NULL AND d.parked_at IS NULL
              AND d.queued_at = r.queued_at AND d.attempt_count = r.attempt_no - 1))
-),
-failed AS (
-  UPDATE deliveries d
-  SET attempt_count = r.attempt_no, leased_by = NULL, leased_until = NULL,
-      due_at = coalesce(r.due_at, d.due_at), parked_because = r.parked_because,
-      parked_at = CASE WHEN r.parked_because IS NOT NULL THEN $1::timestamptz END
-  FROM result r
-  WHERE r.outcome <> 'delivered' AND d.subscription_no = r.subscription_no AND d.event_no = r.event_no
-    AND (d.leased_by = r.leased_by
-         OR (d.leased_by IS NULL AND d.parked_at IS NULL
-             AND d.queued_at = r.queued_at AND d.attempt_count = r.attempt_no - 1))
 )
-SELECT s.subscription_no
-FROM subscriptions s
-WHERE s.failure_count > 0
-  AND s.subscription_no IN (SELECT r.subscription_no FROM result r WHERE r.outcome = 'delivered');
+UPDATE deliveries d
+SET attempt_count = r.attempt_no, leased_by = NULL, leased_until = NULL,
+    due_at = coalesce(r.due_at, d.due_at), parked_because = r.parked_because,
+    parked_at = CASE WHEN r.parked_because IS NOT NULL THEN $1::timestamptz END
+FROM result r
+WHERE r.outcome <> 'delivered' AND d.subscription_no = r.subscription_no AND d.event_no = r.event_no
+  AND (d.leased_by = r.leased_by
+       OR (d.leased_by IS NULL AND d.parked_at IS NULL
+           AND d.queued_at = r.queued_at AND d.attempt_count = r.attempt_no - 1));
 
--- name: note_successes :many
--- Endpoints accept again; returns those that had been held back.
--- Params: $1 int[] subscription_no, $2 int failures in a row from which an endpoint is failing
-WITH before AS MATERIALIZED (
-  SELECT s.subscription_no, s.failure_count FROM subscriptions s
-  WHERE s.subscription_no = ANY ($1::int[]) AND s.failure_count > 0
-  ORDER BY s.subscription_no
-  FOR NO KEY UPDATE
-),
-healed AS (
-  UPDATE subscriptions s SET failure_count = 0, held_until = NULL
-  FROM before b WHERE s.subscription_no = b.subscription_no
-)
-SELECT b.subscription_no FROM before b WHERE b.failure_count >= $2;
-
--- name: note_failures :execute
--- Count failures in a row. A failed probe lengthens the hold; deliveries that were under way when the
--- endpoint began to fail count up to where it begins, and no further.
--- Params: $1 timestamptz now, $2 int[] subscription_no, $3 int[] failures, $4 boolean[] whether a probe
--- failed, $5 int failures in a row from which an endpoint is failing, $6 int[] holds in seconds
-WITH counted AS MATERIALIZED (
-  SELECT s.subscription_no, s.failure_count AS before,
-         CASE WHEN f.probe THEN s.failure_count + 1
-              ELSE greatest(s.failure_count, least(s.failure_count + f.failures, $5)) END AS after
+-- name: note_endpoints :many
+-- Count failures in a row; a success ends the row. Returns endpoints that accept again, and how many
+-- failures there were. What began before `held_until` was under way with the failure counted last, so
+-- it does not count either: below $6 failures `held_until` is when that one was noted, from then on
+-- the end of the pause before the next probe. A success counts below $6 whenever it began. In order,
+-- so that relays that note at once do not wait for each other in a ring.
+-- Params: $1 timestamptz now, $2 int[] subscription_no, $3 timestamptz[] when the newest accepted attempt
+-- began, $4 timestamptz[] when the newest attempt that has failed since began, $5 boolean[] whether it
+-- answered that it is gone, $6 int failures in a row from which an endpoint is failing, $7 int[] holds in s
+WITH known AS MATERIALIZED (
+  SELECT s.subscription_no, s.failure_count, coalesce(s.held_until, '-infinity') AS held_until,
+         t.accepted_at, t.failed_at, t.gone
   FROM subscriptions s
-  JOIN unnest($2::int[], $3::int[], $4::boolean[]) AS f (subscription_no, failures, probe)
-    USING (subscription_no)
+  JOIN unnest($2::int[], $3::timestamptz[], $4::timestamptz[], $5::boolean[])
+    AS t (subscription_no, accepted_at, failed_at, gone) USING (subscription_no)
   ORDER BY s.subscription_no
   FOR NO KEY UPDATE OF s
+),
+accepting AS (
+  SELECT k.*, k.accepted_at IS NOT NULL AND (k.failure_count < $6 OR k.accepted_at >= k.held_until) AS accepts
+  FROM known k
+),
+judged AS (
+  SELECT a.*, CASE WHEN a.accepts THEN 0 ELSE a.failure_count END AS before,
+         a.failed_at IS NOT NULL AND (a.accepts OR a.failed_at >= a.held_until) AS fails
+  FROM accepting a
+),
+noted AS (
+  UPDATE subscriptions s
+  SET failure_count = j.before + j.fails::int,
+      held_until = CASE
+        WHEN j.fails AND j.before + 1 >= $6 THEN
+          $1::timestamptz + interval '1 second' * ($7::int[])[least(j.before + 2 - $6, cardinality($7::int[]))]
+        WHEN j.fails THEN $1
+        WHEN j.accepts THEN NULL
+        ELSE s.held_until END,
+      disabled_at = CASE WHEN j.gone THEN coalesce(s.disabled_at, $1) ELSE s.disabled_at END
+  FROM judged j
+  WHERE s.subscription_no = j.subscription_no
+    AND (j.fails OR j.gone OR (j.accepts AND j.failure_count > 0))
 )
-UPDATE subscriptions s
-SET failure_count = c.after,
-    held_until = CASE
-      WHEN c.after >= $5 AND c.after > c.before THEN
-        $1::timestamptz + interval '1 second'
-          * ($6::int[])[least(c.after - $5::int + 1, cardinality($6::int[]))]
-      ELSE s.held_until END
-FROM counted c
-WHERE s.subscription_no = c.subscription_no;
+SELECT j.subscription_no, j.failure_count FROM judged j WHERE j.accepts AND j.failure_count > 0;
 
--- name: release_waiting :value
--- Make due at once, in the order they were queued in, what waits for endpoints that accept again; how many.
--- Params: $1 timestamptz now, $2 int[] subscription_no, $3 int how many at most
+-- name: release_waiting :many
+-- Make due at once, in the order they were queued in, deliveries that failed before and wait for endpoints
+-- that accept again; how many of each. By place, as in lease_due.
+-- Params: $1 timestamptz now, $2 int[] subscription_no, $3 int of each at most
 WITH waiting AS (
-  SELECT d.subscription_no, d.event_no FROM deliveries d
-  WHERE d.subscription_no = ANY ($2::int[]) AND d.parked_at IS NULL AND d.leased_by IS NULL AND d.due_at > $1
-  LIMIT $3
-  FOR UPDATE SKIP LOCKED
+  SELECT d.place
+  FROM unnest($2::int[]) AS e (subscription_no)
+  CROSS JOIN LATERAL (
+    SELECT d.ctid AS place
+    FROM deliveries d
+    WHERE d.subscription_no = e.subscription_no AND d.parked_at IS NULL AND d.leased_by IS NULL
+      AND d.due_at > $1 AND d.attempt_count > 0
+    ORDER BY d.due_at, d.event_no
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+  ) AS d
 ),
 released AS (
   UPDATE deliveries d SET due_at = least(d.queued_at, $1)
-  FROM waiting w WHERE d.subscription_no = w.subscription_no AND d.event_no = w.event_no
-  RETURNING 1
+  WHERE d.ctid = ANY (ARRAY (SELECT w.place FROM waiting w))
+  RETURNING d.subscription_no
 )
-SELECT count(*) FROM released;
+SELECT r.subscription_no, count(*) AS released FROM released r GROUP BY r.subscription_no;
 
--- name: disable :execute
--- Nothing is sent to these endpoints any more.
--- Params: $1 timestamptz now, $2 int[] subscription_no
-UPDATE subscriptions s SET disabled_at = $1
-WHERE s.subscription_no = ANY ($2::int[]) AND s.disabled_at IS NULL;
-
--- name: park_disabled :value
--- Park what is queued for endpoints that were disabled; how many.
--- Params: $1 timestamptz now, $2 text why, $3 int how many at most
-WITH useless AS (
-  SELECT d.subscription_no, d.event_no
-  FROM subscriptions s
-  JOIN deliveries d USING (subscription_no)
-  WHERE s.disabled_at IS NOT NULL AND d.parked_at IS NULL AND d.leased_by IS NULL
-  LIMIT $3
-  FOR UPDATE OF d SKIP LOCKED
-),
-parked AS (
-  UPDATE deliveries d SET parked_at = $1, parked_because = $2
-  FROM useless u WHERE d.subscription_no = u.subscription_no AND d.event_no = u.event_no
-  RETURNING 1
+-- name: release_young :execute
+-- The same of what failed a few times only. Looked at is what is due next, a number of it: where an endpoint
+-- refuses much, what waits for it is long, and this comes often.
+-- Params: $1 timestamptz now, $2 int[] subscription_no, $3 int of each at most, $4 int failures at most,
+-- $5 timestamptz when the last of them is due at the latest
+WITH waiting AS (
+  SELECT d.place, d.attempt_count
+  FROM unnest($2::int[]) AS e (subscription_no)
+  CROSS JOIN LATERAL (
+    SELECT d.ctid AS place, d.attempt_count
+    FROM deliveries d
+    WHERE d.subscription_no = e.subscription_no AND d.parked_at IS NULL AND d.leased_by IS NULL
+      AND d.due_at > $1 AND d.due_at <= $5
+    ORDER BY d.due_at, d.event_no
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+  ) AS d
 )
-SELECT count(*) FROM parked;
-
--- name: park_overdue :value
--- Park what was queued before a moment for endpoints that fail, tried or not; how many.
--- Params: $1 timestamptz now, $2 text why, $3 int how many at most, $4 timestamptz queued before this,
--- $5 int failures in a row from which an endpoint is failing
-WITH overdue AS (
-  SELECT d.subscription_no, d.event_no
-  FROM subscriptions s
-  JOIN deliveries d USING (subscription_no)
-  WHERE s.failure_count >= $5 AND d.parked_at IS NULL AND d.leased_by IS NULL AND d.due_at <= $1
-    AND d.queued_at < $4
-  LIMIT $3
-  FOR UPDATE OF d SKIP LOCKED
-),
-parked AS (
-  UPDATE deliveries d SET parked_at = $1, parked_because = $2
-  FROM overdue o WHERE d.subscription_no = o.subscription_no AND d.event_no = o.event_no
-  RETURNING 1
-)
-SELECT count(*) FROM parked;
+UPDATE deliveries d SET due_at = least(d.queued_at, $1)
+WHERE d.ctid = ANY (ARRAY (SELECT w.place FROM waiting w WHERE w.attempt_count BETWEEN 1 AND $4));
 
 -- name: put_off :execute
 -- End leases of deliveries that this relay cannot attempt: due again later, parked where they are too old.
@@ -158,24 +143,6 @@ SET leased_by = NULL, leased_until = NULL, due_at = $2,
     parked_because = CASE WHEN d.queued_at < $6 THEN $7::text END
 FROM unnest($4::int[], $5::bigint[]) AS g (subscription_no, event_no)
 WHERE d.subscription_no = g.subscription_no AND d.event_no = g.event_no AND d.leased_by = $3;
-
--- name: forget_deleted :value
--- Remove what was queued for a subscription while it was being deleted; how many.
--- Params: $1 int how many at most
-WITH useless AS (
-  SELECT d.subscription_no, d.event_no
-  FROM subscriptions s
-  JOIN deliveries d USING (subscription_no)
-  WHERE s.deleted_at IS NOT NULL AND d.leased_by IS NULL
-  LIMIT $1
-  FOR UPDATE OF d SKIP LOCKED
-),
-gone AS (
-  DELETE FROM deliveries d USING useless u
-  WHERE d.subscription_no = u.subscription_no AND d.event_no = u.event_no
-  RETURNING 1
-)
-SELECT count(*) FROM gone;
 
 -- name: observe :one
 -- How much waits, and for how long the oldest of it.

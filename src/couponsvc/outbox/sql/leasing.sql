@@ -29,8 +29,12 @@ SELECT count(*) FROM freed;
 
 -- name: lease_due :many
 -- Lease what is due and can start now, the first of each endpoint before the second of any. An
--- endpoint that fails gets one probe: whoever moves its held_until has the probe. The commit does not
--- wait for the disk: what a crash of Postgres undoes is leases, of relays whose sessions it ended.
+-- endpoint that fails gets one probe, over all relays: none while anything of it is leased, as far as this
+-- statement sees, and none where its row is another version than the one seen. Whoever probes writes the
+-- row, so of two relays that see no lease only one finds the row as it saw it. A lock alone would not do:
+-- who gets it after the other's commit still looks for leases as of its own beginning. Rows that somebody
+-- is at are skipped, so leasing waits for nobody. The commit does not wait for the disk: what a crash
+-- of Postgres undoes is leases, of relays whose sessions it ended.
 -- Params: $1 int relay number, $2 timestamptz now, $3 timestamptz end of the lease, $4 int room in all,
 -- $5 int[] endpoints known to this relay, $6 int[] room at each of them, $7 int room at any other,
 -- $8 int failures in a row from which an endpoint is failing, $9 int room for probes
@@ -47,7 +51,8 @@ queued (subscription_no) AS (
   WHERE q.subscription_no IS NOT NULL
 ),
 endpoint AS MATERIALIZED (
-  SELECT s.subscription_no, s.failure_count >= $8 AS failing, coalesce(known.room, $7) AS room
+  SELECT s.subscription_no, s.failure_count >= $8 AS failing, coalesce(known.room, $7) AS room,
+         s.xmin AS version
   FROM unhurried
   CROSS JOIN queued q
   JOIN subscriptions s USING (subscription_no)
@@ -55,15 +60,21 @@ endpoint AS MATERIALIZED (
   WHERE s.deleted_at IS NULL AND s.disabled_at IS NULL
     AND (s.failure_count < $8 OR s.held_until IS NULL OR s.held_until <= $2)
 ),
-probing AS (
-  UPDATE subscriptions s
-  SET held_until = $3
-  WHERE s.subscription_no IN (SELECT e.subscription_no FROM endpoint e WHERE e.failing LIMIT $9)
-    AND s.failure_count >= $8 AND (s.held_until IS NULL OR s.held_until <= $2)
+unasked AS (
+  SELECT s.subscription_no
+  FROM endpoint e
+  JOIN subscriptions s USING (subscription_no)
+  WHERE e.failing AND s.xmin = e.version
     AND EXISTS (SELECT FROM deliveries d
-                WHERE d.subscription_no = s.subscription_no AND d.parked_at IS NULL AND d.due_at <= $2)
+                WHERE d.subscription_no = e.subscription_no AND d.parked_at IS NULL AND d.due_at <= $2)
     AND NOT EXISTS (SELECT FROM deliveries d
-                    WHERE d.subscription_no = s.subscription_no AND d.leased_by IS NOT NULL)
+                    WHERE d.subscription_no = e.subscription_no AND d.leased_by IS NOT NULL)
+  LIMIT $9
+  FOR NO KEY UPDATE OF s SKIP LOCKED
+),
+probing AS ( -- a new version, which is all that it is for
+  UPDATE subscriptions s SET held_until = s.held_until
+  FROM unasked u WHERE s.subscription_no = u.subscription_no
   RETURNING s.subscription_no
 ),
 startable AS (
@@ -93,7 +104,7 @@ leased AS ( -- by place, so that no plan reads the whole queue, whatever Postgre
   RETURNING d.subscription_no, d.event_no, d.attempt_count, d.queued_at
 )
 SELECT l.subscription_no, l.event_no, l.attempt_count, l.queued_at,
-       l.subscription_no IN (SELECT p.subscription_no FROM probing p) AS probe,
+       l.subscription_no IN (SELECT p.subscription_no FROM probing p) AS probe, s.failure_count > 0 AS troubled,
        s.partner_no, s.url, s.sealed_secret, s.previous_sealed_secret, s.previous_until
 FROM leased l
 JOIN subscriptions s USING (subscription_no)
@@ -101,12 +112,8 @@ ORDER BY l.event_no, l.subscription_no;
 
 -- name: give_back :execute
 -- End leases whose deliveries were not attempted, or given up before their outcome was known.
--- Params: $1 int relay number, $2 int[] subscription_no, $3 bigint[] event_no, $4 int[] endpoints whose
--- probe this was, $5 timestamptz now
-WITH back AS (
-  UPDATE deliveries d
-  SET leased_by = NULL, leased_until = NULL
-  FROM unnest($2::int[], $3::bigint[]) AS g (subscription_no, event_no)
-  WHERE d.subscription_no = g.subscription_no AND d.event_no = g.event_no AND d.leased_by = $1
-)
-UPDATE subscriptions s SET held_until = $5 WHERE s.subscription_no = ANY ($4::int[]) AND s.held_until > $5;
+-- Params: $1 int relay number, $2 int[] subscription_no, $3 bigint[] event_no
+UPDATE deliveries d
+SET leased_by = NULL, leased_until = NULL
+FROM unnest($2::int[], $3::bigint[]) AS g (subscription_no, event_no)
+WHERE d.subscription_no = g.subscription_no AND d.event_no = g.event_no AND d.leased_by = $1;

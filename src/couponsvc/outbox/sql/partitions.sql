@@ -30,8 +30,18 @@ ORDER BY day;
 
 -- name: old_events :many
 -- The partitions of events that may go, oldest first and none after one that must stay: written to
--- their end, older than the moment, with nothing queued and no broker that is still to be fed.
--- Params: $1 bigint numbers in a partition, $2 timestamptz before
+-- their end or passed over (after a restore, see docs/faults.md), older than the moment, with nothing
+-- queued and no broker that is still to be fed. Who has
+-- anything queued is found as in lease_due, and looked up each by itself: the queue has no index by event.
+-- Params: $1 bigint numbers in a partition, $2 timestamptz before, $3 boolean whether what is parked counts
+WITH RECURSIVE queue (subscription_no) AS (
+  (SELECT d.subscription_no FROM deliveries d ORDER BY d.subscription_no LIMIT 1)
+  UNION ALL
+  SELECT (SELECT d.subscription_no FROM deliveries d
+          WHERE d.subscription_no > q.subscription_no ORDER BY d.subscription_no LIMIT 1)
+  FROM queue q
+  WHERE q.subscription_no IS NOT NULL
+)
 SELECT partition_no, statement
 FROM (
   SELECT partition_no, format('DROP TABLE events_%s', partition_no) AS statement,
@@ -40,9 +50,21 @@ FROM (
     SELECT
       n.partition_no,
       n.last_no <= (SELECT last_event_no FROM event_counter)
-      AND (SELECT max(occurred_at) FROM events WHERE event_no BETWEEN n.last_no - 999 AND n.last_no) < $2
-      AND NOT EXISTS (SELECT FROM deliveries WHERE event_no BETWEEN n.first_no AND n.last_no)
-      AND NOT EXISTS (SELECT FROM sinks WHERE last_event_no < n.last_no) AS may_go
+      AND coalesce((SELECT max(occurred_at) FROM (
+            SELECT occurred_at FROM events
+            WHERE event_no BETWEEN n.first_no AND n.last_no
+            ORDER BY event_no DESC LIMIT 1000
+          ) newest) < $2, true)
+      AND NOT EXISTS (SELECT FROM sinks WHERE last_event_no < n.last_no)
+      AND NOT EXISTS (
+        SELECT FROM queue q
+        CROSS JOIN LATERAL (
+          SELECT FROM deliveries d
+          WHERE d.subscription_no = q.subscription_no AND d.event_no BETWEEN n.first_no AND n.last_no
+            AND ($3::boolean OR d.parked_at IS NULL)
+          LIMIT 1
+        ) one
+      ) AS may_go
     FROM (
       SELECT partition_no, partition_no * $1::bigint AS first_no, (partition_no + 1) * $1::bigint - 1 AS last_no
       FROM (
@@ -56,6 +78,34 @@ FROM (
 ) run
 WHERE may_go
 ORDER BY partition_no;
+
+-- name: remove_parked :value
+-- Forget deliveries of these events that were given up; how many.
+-- Params: $1 bigint first event_no, $2 bigint last event_no, $3 int how many at most
+WITH RECURSIVE queue (subscription_no) AS (
+  (SELECT d.subscription_no FROM deliveries d ORDER BY d.subscription_no LIMIT 1)
+  UNION ALL
+  SELECT (SELECT d.subscription_no FROM deliveries d
+          WHERE d.subscription_no > q.subscription_no ORDER BY d.subscription_no LIMIT 1)
+  FROM queue q
+  WHERE q.subscription_no IS NOT NULL
+),
+useless AS (
+  SELECT d.place
+  FROM queue q
+  CROSS JOIN LATERAL (
+    SELECT d.ctid AS place FROM deliveries d
+    WHERE d.subscription_no = q.subscription_no AND d.event_no BETWEEN $1 AND $2 AND d.parked_at IS NOT NULL
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+  ) AS d
+  LIMIT $3
+),
+gone AS (
+  DELETE FROM deliveries d WHERE d.ctid = ANY (ARRAY (SELECT u.place FROM useless u))
+  RETURNING 1
+)
+SELECT count(*) FROM gone;
 
 -- name: lock_events :execute
 -- Wait until nobody reads events any more: who queues a delivery of an event has read it before, so
@@ -77,9 +127,3 @@ ORDER BY c.relname;
 -- While we wait for a table, everybody who comes after us waits, too.
 -- Params: $1 text lock_timeout
 SELECT set_config('lock_timeout', $1, true);
-
--- name: remove_unwanted :execute
--- Deliveries that were queued while their subscription was being deleted.
-DELETE FROM deliveries d
-USING subscriptions s
-WHERE s.subscription_no = d.subscription_no AND s.deleted_at IS NOT NULL;

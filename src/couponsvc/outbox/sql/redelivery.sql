@@ -1,17 +1,40 @@
--- Asking for events again, and what became of each. A delivery that a relay is at is left to it.
+-- Asking for events again, and what became of each. A delivery that a relay is at is left to it. A moment
+-- that the caller does not give is Postgres' own, by which relays go.
 
--- name: queue_named :value
--- Queue these events of a partner once more; how many.
--- Params: $1 int partner_no, $2 int subscription_no, $3 timestamptz now, $4 bigint[] event_no
+-- name: requeue :value
+-- Begin anew the ladders of these events of a partner that are queued already, parked or not; how many. What
+-- a relay is at, leasing or noting it at this moment, is left to it: nobody's outcome waits for this.
+-- Params: $1 int partner_no, $2 int subscription_no, $3 timestamptz now or null, $4 bigint[] event_no
+WITH free AS ( -- looked up one by one, so that no plan reads all events for each delivery
+  SELECT d.subscription_no, d.event_no
+  FROM unnest($4::bigint[]) AS n (event_no)
+  CROSS JOIN LATERAL (
+    SELECT d.subscription_no, d.event_no FROM deliveries d
+    WHERE d.subscription_no = $2 AND d.event_no = n.event_no AND d.leased_by IS NULL
+      AND EXISTS (SELECT FROM events e WHERE e.event_no = n.event_no AND e.partner_no = $1 OFFSET 0)
+    FOR UPDATE SKIP LOCKED
+  ) AS d
+),
+queued AS (
+  UPDATE deliveries d
+  SET queued_at = coalesce($3::timestamptz, now()), due_at = coalesce($3::timestamptz, now()),
+      attempt_count = 0, parked_at = NULL, parked_because = NULL
+  FROM free f
+  WHERE d.subscription_no = f.subscription_no AND d.event_no = f.event_no
+  RETURNING 1
+)
+SELECT count(*) FROM queued;
+
+-- name: queue_new :value
+-- Queue those of these events of a partner that are not queued; how many. A statement of its own after
+-- `requeue`, which takes no row that this one adds: each event counts once.
+-- Params: $1 int partner_no, $2 int subscription_no, $3 timestamptz now or null, $4 bigint[] event_no
 WITH queued AS (
-  INSERT INTO deliveries AS d (subscription_no, event_no, queued_at, due_at)
-  SELECT $2, e.event_no, $3::timestamptz, $3::timestamptz
+  INSERT INTO deliveries (subscription_no, event_no, queued_at, due_at)
+  SELECT $2, e.event_no, coalesce($3::timestamptz, now()), coalesce($3::timestamptz, now())
   FROM events e
   WHERE e.partner_no = $1 AND e.event_no = ANY ($4::bigint[])
-  ON CONFLICT (subscription_no, event_no) DO UPDATE
-  SET queued_at = excluded.queued_at, due_at = excluded.due_at, attempt_count = 0, parked_at = NULL,
-      parked_because = NULL
-  WHERE d.leased_by IS NULL
+  ON CONFLICT (subscription_no, event_no) DO NOTHING
   RETURNING 1
 )
 SELECT count(*) FROM queued;
@@ -20,6 +43,24 @@ SELECT count(*) FROM queued;
 -- Which of these events a partner has.
 -- Params: $1 int partner_no, $2 bigint[] event_no
 SELECT e.event_no FROM events e WHERE e.partner_no = $1 AND e.event_no = ANY ($2::bigint[]);
+
+-- name: oldest_partition :value
+-- Which partition of events is the first that is kept.
+SELECT min(split_part(c.relname, '_', 2)::bigint)
+FROM pg_inherits i
+JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'events'::regclass;
+
+-- name: count_between :value
+-- How many events of the types and drops that a subscription asks for there are, counted up to a limit.
+-- Params: $1 int subscription_no, $2 timestamptz from, $3 timestamptz before, $4 text[] type, $5 int limit
+SELECT count(*) FROM (
+  SELECT FROM subscriptions s
+  JOIN events e USING (partner_no)
+  WHERE s.subscription_no = $1 AND e.occurred_at >= $2 AND e.occurred_at < $3 AND e.type = ANY ($4::text[])
+    AND (s.drop_nos IS NULL OR e.drop_no = ANY (s.drop_nos))
+  LIMIT $5
+) found;
 
 -- name: events_between :many
 -- Events of the types and drops that a subscription asks for, in order, a piece at a time.
@@ -35,7 +76,7 @@ LIMIT $6;
 
 -- name: unpark :value
 -- Queue once more what was given up, a piece at a time; how many.
--- Params: $1 int subscription_no, $2 timestamptz now, $3 int limit
+-- Params: $1 int subscription_no, $2 timestamptz now or null, $3 int limit
 WITH parked AS (
   SELECT d.subscription_no, d.event_no FROM deliveries d
   WHERE d.subscription_no = $1 AND d.parked_at IS NOT NULL
@@ -45,8 +86,8 @@ WITH parked AS (
 ),
 queued AS (
   UPDATE deliveries d
-  SET queued_at = $2::timestamptz, due_at = $2::timestamptz, attempt_count = 0, parked_at = NULL,
-      parked_because = NULL
+  SET queued_at = coalesce($2::timestamptz, now()), due_at = coalesce($2::timestamptz, now()),
+      attempt_count = 0, parked_at = NULL, parked_because = NULL
   FROM parked p
   WHERE d.subscription_no = p.subscription_no AND d.event_no = p.event_no
   RETURNING 1

@@ -105,7 +105,12 @@ written AS (
 ),
 queued AS (
   INSERT INTO deliveries (subscription_no, event_no, queued_at, due_at)
-  SELECT s.subscription_no, n.event_no, $2::timestamptz, $2::timestamptz
+  SELECT s.subscription_no, n.event_no, $2::timestamptz,
+    CASE -- a test goes before what waits, so that it is the next probe where the endpoint is failing
+      WHEN n.subscription_no IS NULL THEN $2::timestamptz
+      ELSE least($2::timestamptz, (SELECT min(d.due_at) - interval '1 microsecond' FROM deliveries d
+                                   WHERE d.subscription_no = s.subscription_no AND d.parked_at IS NULL))
+    END
   FROM numbered n
   JOIN subscriptions s USING (partner_no)
   WHERE s.deleted_at IS NULL AND s.disabled_at IS NULL

@@ -1,5 +1,6 @@
 -- Where partners want their events sent, and what became of them. Another partner's subscription is
--- none: every statement asks for the partner too. Moments come from the caller.
+-- none: every statement of a partner's request asks for the partner too. A moment that the caller does
+-- not give is Postgres' own, by which relays go.
 
 -- name: lock_partner :value
 -- One at a time changes the number of a partner's subscriptions.
@@ -53,8 +54,8 @@ ORDER BY s.subscription_no;
 
 -- name: delete_subscription :value
 -- Nothing is sent any more, whatever is queued.
--- Params: $1 int partner_no, $2 int subscription_no, $3 timestamptz now
-UPDATE subscriptions SET deleted_at = $3
+-- Params: $1 int partner_no, $2 int subscription_no, $3 timestamptz now or null
+UPDATE subscriptions SET deleted_at = coalesce($3::timestamptz, now())
 WHERE partner_no = $1 AND subscription_no = $2 AND deleted_at IS NULL
 RETURNING subscription_no;
 
@@ -70,16 +71,38 @@ WHERE (subscription_no, event_no) IN (
 );
 
 -- name: rotate_secret :value
--- Replace a secret. The one before signs on until $4, unless that would drop a secret for one that
--- nobody has seen: asked again before $5, the newest alone is replaced.
--- Params: $1 int partner_no, $2 int subscription_no, $3 bytea sealed_secret, $4 timestamptz previous_until,
--- $5 timestamptz previous_until of a rotation that this one repeats
+-- Replace a secret. The one before signs on for $5, unless that would drop a secret for one that nobody
+-- has seen: asked again within $6, the newest alone is replaced.
+-- Params: $1 int partner_no, $2 int subscription_no, $3 bytea sealed_secret, $4 timestamptz now or null,
+-- $5 interval for which both sign, $6 interval within which this one repeats the rotation before
 UPDATE subscriptions
 SET sealed_secret = $3,
-    previous_sealed_secret = CASE WHEN previous_until >= $5 THEN previous_sealed_secret ELSE sealed_secret END,
-    previous_until = $4
+    previous_sealed_secret =
+      CASE WHEN previous_until >= coalesce($4::timestamptz, now()) + $5::interval - $6::interval
+           THEN previous_sealed_secret ELSE sealed_secret END,
+    previous_until = coalesce($4::timestamptz, now()) + $5::interval
 WHERE partner_no = $1 AND subscription_no = $2 AND deleted_at IS NULL
 RETURNING subscription_no;
+
+-- name: wipe_ended_secrets :execute
+-- Remove secrets that were replaced and sign no more. A row that somebody is at is left to the next turn.
+-- Params: $1 timestamptz now
+WITH ended AS (
+  SELECT s.subscription_no FROM subscriptions s
+  WHERE s.previous_until <= $1
+  FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE subscriptions s SET previous_sealed_secret = NULL, previous_until = NULL
+FROM ended e
+WHERE s.subscription_no = e.subscription_no AND s.previous_until <= $1;
+
+-- name: find_ended :many
+-- Which of these subscriptions are no more.
+-- Params: $1 int[] subscription_no
+SELECT n.subscription_no
+FROM unnest($1::int[]) AS n (subscription_no)
+WHERE NOT EXISTS (
+  SELECT FROM subscriptions s WHERE s.subscription_no = n.subscription_no AND s.deleted_at IS NULL);
 
 -- name: request_test :value
 -- Have a test event numbered and delivered to this subscription alone.
