@@ -48,7 +48,7 @@ class Scene:
     events: list[FinalEvent] = field(default_factory=list)
     untold: list[Untold] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
-    followed: list[Heard] | None = None
+    followed: list[list[Heard]] = field(default_factory=list)
 
     def row(
         self,

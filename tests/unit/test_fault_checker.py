@@ -298,10 +298,12 @@ def _followed(scene: Scene, order: str, *, told: str = "", partner_id: str = "ba
     for at, person in enumerate("abc"):
         scene.granted(person, at * 10, at * 10 + 5)
     data = [msgspec.json.decode(_event_of(scene, place))["data"] for place in range(3)]
-    scene.followed = [
+    read = [
         Heard(partner_id, f"evt_{'abc'.index(person) + 1}", msgspec.json.encode(data["abc".index(voucher)]))
         for person, voucher in zip(order, told or order, strict=True)
     ]
+    rightly = [Heard("bank-a", f"evt_{place + 1}", msgspec.json.encode(data[place])) for place in range(3)]
+    scene.followed = [rightly, read]
 
 
 def _event_of(scene: Scene, place: int) -> bytes:

@@ -141,8 +141,9 @@ class FinalState(NamedTuple):
     check_exit: int = 0
     check_output: str = ""
     heard: Sequence[Heard] = ()
-    followed: Sequence[Heard] | None = None
-    """What each partner read of its feed, in order; the body is the event's `data`. None: nobody read."""
+    followed: Sequence[Sequence[Heard]] = ()
+    """By way of reading (pages, streams) what every partner read of its feed, in order; the body is the
+    event's `data`."""
 
 
 class Running(Protocol):

@@ -90,7 +90,7 @@ class Plays:
             await ACTS[act](stage)
             final = await read_final(deployment, list(stage.quantities), check=self._check, rest_s=REST_S)
             await following.catch_up(REST_S)
-            final = final._replace(followed=following.read)
+            final = final._replace(followed=(following.paged, following.streamed))
         finally:
             await following.stop()
             stage.close()

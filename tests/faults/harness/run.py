@@ -79,7 +79,8 @@ class Run:
                 drop_ids = [drop.drop_id for drop in self._plan.drops]
                 final = await read_final(self._deployment, drop_ids)
                 await self._following.catch_up()
-                final = final._replace(heard=self._hearing.heard, followed=self._following.read)
+                followed = (self._following.paged, self._following.streamed)
+                final = final._replace(heard=self._hearing.heard, followed=followed)
             finally:
                 self._asker.close()
                 await self._following.stop()

@@ -79,20 +79,19 @@ def _heard(evidence: Evidence) -> Cases:
 @rule("feed_complete")
 def feed_complete(evidence: Evidence) -> Cases:
     """A reader of the feed got every event of its partner once, in order, with its vouchers."""
-    if evidence.final.followed is None:
-        return
     wanted: dict[str, list[FinalEvent]] = defaultdict(list)
     for event in sorted(evidence.final.events, key=lambda event: event.event_no):
         wanted[event.partner_id].append(event)
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for partner_id, name, body in evidence.final.followed:
-        data = msgspec.json.decode(body)
-        if data.get("drop_id") in evidence.drops:
-            found[partner_id].append((name, data))
     receipts = {(row.drop_id, row.seq): row.receipt for row in evidence.final.vouchers}
-    for partner_id in wanted.keys() | found.keys():
-        for place, (event, read) in enumerate(zip_longest(wanted[partner_id], found[partner_id])):
-            yield _read_rightly(partner_id, place, event, read, receipts)
+    for way in evidence.final.followed:
+        found: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        for partner_id, name, body in way:
+            data = msgspec.json.decode(body)
+            if data.get("drop_id") in evidence.drops:
+                found[partner_id].append((name, data))
+        for partner_id in wanted.keys() | found.keys():
+            for place, (event, read) in enumerate(zip_longest(wanted[partner_id], found[partner_id])):
+                yield _read_rightly(partner_id, place, event, read, receipts)
 
 
 def _read_rightly(
