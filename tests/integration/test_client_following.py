@@ -9,6 +9,8 @@ from couponsvc.client import ApiRefused, AsyncPartnerClient, Retries
 from tests.integration.scripted_server import Reaction, Script, hangs_up, is_silent, problem, says, scripted
 from tests.integration.test_client_partner import QUICK, SECRET, calling, page
 
+pytestmark = pytest.mark.slow  # services that are away for seconds
+
 EMPTY_FOR_S = 1.0
 NOBODY_FOR_S = 1.0
 WOULD_HAVE_GIVEN_UP = Retries(attempts_max_count=2, pause_s=0.01, pause_max_s=0.05)

@@ -9,6 +9,8 @@ from couponsvc.client import ONCE, AnswerLost, PartnerClient, Unreachable
 from tests.integration.scripted_server import Reaction, answer, is_silent, problem, says, scripted
 from tests.integration.test_client_partner import QUICK, SECRET, VOUCHER, calling
 
+pytestmark = pytest.mark.slow  # waits for deadlines of seconds
+
 TIMEOUT_S = 0.6
 BYTE_EVERY_S = 0.1
 """Shorter than the timeout, so that no single read is ever late."""

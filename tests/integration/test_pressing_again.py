@@ -16,6 +16,8 @@ from tests.faults.harness.history import GRAB, LOOK_UP, History
 from tests.faults.harness.numbers import Number
 from tests.integration.scripted_server import Reaction, answer, hangs_up, problem, says, scripted
 
+pytestmark = pytest.mark.slow  # pauses of seconds
+
 KEY = HmacKey("key-1", b"k" * 32)
 BUSY = says(problem(503, "unavailable", "retry-after: 1", retryable=True))
 PENDING = says(answer(202, b"{}"))

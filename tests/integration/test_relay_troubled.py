@@ -23,6 +23,8 @@ from tests.integration.scene import issue, make_drop
 from tests.receivers import Received, Receiver, attempts, queue, subscribe, subscription
 from tests.relays import Clock, at_work, opened, tell
 
+pytestmark = pytest.mark.slow  # relays at work, waits of seconds
+
 ISSUED = [EventType.VOUCHER_ISSUED.public]
 REFUSED, ACCEPTED, GONE = PostResult(503, "no", 3), PostResult(200, "", 3), PostResult(410, "gone", 3)
 PATIENCE_S = 10.0

@@ -142,6 +142,7 @@ class Operator:
         await self.house.drain()
 
 
+@pytest.mark.slow  # a second each
 @pytest.mark.parametrize("seed", range(12))
 async def test_after_whatever_happened_the_last_events_say_how_the_drop_stands(
     house: House, seed: int
