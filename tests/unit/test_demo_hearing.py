@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from couponsvc.demo.hearing import OPENED, SOLD_OUT, Books, hearing_of, verify_books
+from couponsvc.demo.hearing import DEFINED, OPENED, SOLD_OUT, Books, hearing_of, verify_books
 from couponsvc.demo.partner_ledger import HeardEvent, HeardVoucher, PartnerLedger
 from tests.unit.test_demo_promises import DROP, FIRST, OPENS_MS, SECOND, good_rows, receipt
 
@@ -16,7 +16,7 @@ def event(number: int, kind: str) -> HeardEvent:
     return HeardEvent(f"evt_{number}", kind, DROP.drop_id, number, OPENS_MS + 30, 0, 0)
 
 
-EVENTS = [event(1, OPENED), event(2, ISSUED), event(3, SOLD_OUT)]
+EVENTS = [event(1, DEFINED), event(2, OPENED), event(3, ISSUED), event(4, SOLD_OUT)]
 VOUCHERS = [
     HeardVoucher("vch_7_1", receipt(FIRST), OPENS_MS + 30),
     HeardVoucher("vch_7_2", receipt(SECOND), OPENS_MS + 50),
@@ -47,23 +47,27 @@ PLANTS: dict[str, tuple[Callable[[Books], Books], str]] = {
         "vch_7_2: the voucher told is not the one in Postgres",
     ),
     "other bytes the second time": (
-        lambda b: b._replace(events=[*b.events[:2], b.events[2]._replace(other_bytes_count=1)]),
-        "evt_3 came again with other bytes",
+        lambda b: b._replace(events=[*b.events[:3], b.events[3]._replace(other_bytes_count=1)]),
+        "evt_4 came again with other bytes",
     ),
     "a gap in the sequence": (
-        lambda b: b._replace(events=[*b.events[:2], b.events[2]._replace(sequence=4)]),
-        "not numbered 1 to 3",
+        lambda b: b._replace(events=[*b.events[:3], b.events[3]._replace(sequence=5)]),
+        "not numbered 1 to 4",
     ),
     "a sequence given twice": (
-        lambda b: b._replace(events=[*b.events[:2], b.events[2]._replace(sequence=2)]),
-        "not numbered 1 to 3",
+        lambda b: b._replace(events=[*b.events[:3], b.events[3]._replace(sequence=3)]),
+        "not numbered 1 to 4",
+    ),
+    "no definition": (
+        lambda b: b._replace(events=[event(1, ISSUED), *b.events[1:]]),
+        "what it is was not told",
     ),
     "no opening": (
-        lambda b: b._replace(events=[event(1, ISSUED), *b.events[1:]]),
+        lambda b: b._replace(events=[b.events[0], event(2, ISSUED), *b.events[2:]]),
         "its opening was told 0 times",
     ),
     "sold out never told": (
-        lambda b: b._replace(events=[*b.events[:2], event(3, ISSUED)]),
+        lambda b: b._replace(events=[*b.events[:3], event(4, ISSUED)]),
         "that it is sold out was told 0 times",
     ),
 }
@@ -78,7 +82,7 @@ def test_a_planted_violation_is_found(plant: str) -> None:
 
 def test_lags_are_from_commit_to_first_receipt() -> None:
     hearing = hearing_of(GOOD, good_rows())
-    assert (hearing.lag_p50_ms, hearing.lag_max_ms, hearing.events_count) == (20.0, 30.0, 3)
+    assert (hearing.lag_p50_ms, hearing.lag_max_ms, hearing.events_count) == (20.0, 30.0, 4)
 
 
 BODY = (

@@ -260,7 +260,9 @@ async def _judge(rush: _Rush, api: ApiClient, screen: Screen) -> bool:
     promises, figures = verify(presses, rows), figures_of(presses, rows)
     heard: Heard | None = None
     if rush.partner is not None:
-        await rush.partner.until_heard(len(rows.vouchers), screen.say)
+        await rush.partner.until_heard(
+            len(rows.vouchers), lambda books: verify_books(books, rows).kept, screen.say
+        )
         books = rush.partner.books()
         promises.append(verify_books(books, rows))
         heard = Heard(hearing_of(books, rows), rush.partner.kills)

@@ -12,6 +12,7 @@ from couponsvc.demo.partner_ledger import HeardEvent, HeardVoucher
 from couponsvc.demo.promises import Promise, receipts_of
 from couponsvc.demo.records import Rows
 
+DEFINED: Final = "couponsvc.drop.defined.v1"
 OPENED: Final = "couponsvc.drop.opened.v1"
 SOLD_OUT: Final = "couponsvc.drop.sold_out.v1"
 
@@ -93,6 +94,8 @@ def _events(books: Books, rows: Rows) -> Iterator[str]:
         if sorted(event.sequence or 0 for event in events) != list(range(1, len(events) + 1)):
             yield f"{drop.drop_id}: events are not numbered 1 to {len(events):,} without gap and repetition"
         kinds = Counter(event.type for event in events)
+        if not kinds[DEFINED]:
+            yield f"{drop.drop_id}: what it is was not told"
         if kinds[OPENED] != 1:
             yield f"{drop.drop_id}: its opening was told {kinds[OPENED]} times"
         if drop.issued >= drop.quantity and kinds[SOLD_OUT] != 1:

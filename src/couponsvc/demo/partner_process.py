@@ -16,23 +16,19 @@ from typing import Final, Self
 
 import msgspec
 
-from couponsvc.client import ApiRefused, PartnerClient, Unreachable
+from couponsvc.client import EVENT_TYPES, ApiRefused, PartnerClient, Unreachable
 from couponsvc.demo.cpu import pids_of
 from couponsvc.demo.hearing import Books
 from couponsvc.demo.partner import PartnerPlan
 from couponsvc.demo.partner_ledger import PartnerLedger
 
-TYPES: Final = (
-    "couponsvc.voucher.issued.v1",
-    "couponsvc.drop.opened.v1",
-    "couponsvc.drop.sold_out.v1",
-)
 KILL_EVERY_S: Final = (0.5, 1.5)
 """Pause between two kills, at random within this."""
 DOWN_S: Final = (0.05, 0.5)
 """How long the partner stays away after it was killed."""
 HEARD_PATIENCE_S: Final = 120.0
-"""Retries come after 5 s, and a receiver that fails is probed with growing pauses."""
+"""Retries come after 5 s, and a receiver that fails is probed with growing pauses. The judge says what is
+missing."""
 LOOK_EVERY_S: Final = 0.25
 
 
@@ -49,7 +45,7 @@ class PartnerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         port = _free_port()
         self._client: Final = client
-        self._subscription: Final = client.subscribe(f"http://127.0.0.1:{port}/events", TYPES)
+        self._subscription: Final = client.subscribe(f"http://127.0.0.1:{port}/events", EVENT_TYPES)
         self._plan: Final = PartnerPlan(port, [self._subscription.secret], str(self._ledger_path))
         self.kills: Final = {"relay": 0, "partner": 0}
 
@@ -80,15 +76,21 @@ class PartnerProcess:
             if self._process is None:
                 self._start()
 
-    async def until_heard(self, vouchers_count: int, say: Callable[[str], None]) -> None:
-        """Wait until the partner knows so many vouchers, or patience ends: the judge will say."""
+    async def until_heard(
+        self, vouchers_count: int, complete: Callable[[Books], bool], say: Callable[[str], None]
+    ) -> None:
+        """Wait until the partner knows so many vouchers and its books are complete, or patience ends."""
         give_up_at = time.monotonic() + HEARD_PATIENCE_S
+        heard_count = 0
         with PartnerLedger(self._ledger_path) as ledger:
-            while (heard := ledger.vouchers_count()) < vouchers_count and time.monotonic() < give_up_at:  # noqa: ASYNC110 - another process writes it
+            while time.monotonic() < give_up_at:
+                heard_count = ledger.vouchers_count()
+                if heard_count >= vouchers_count and complete(Books(ledger.events(), ledger.vouchers())):
+                    return
                 await asyncio.sleep(LOOK_EVERY_S)
-        if heard >= vouchers_count:
-            return
-        say(f"after {HEARD_PATIENCE_S:.0f} s the partner knows {heard:,} of {vouchers_count:,} vouchers")
+        say(
+            f"after {HEARD_PATIENCE_S:.0f} s the partner knows {heard_count:,} of {vouchers_count:,} vouchers"
+        )
 
     def books(self) -> Books:
         """What it wrote down so far."""
