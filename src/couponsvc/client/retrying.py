@@ -147,7 +147,6 @@ def grab(
         new one.
     """
     ask = grab_request(drop_id, person_token, out_request_no, channel=channel, region=region)
-    look_up = look_up_request(drop_id, out_request_no)
     answer, skipped_count = so_far, int(so_far is not NO_ANSWER)
     for attempt_no in range(1, retries.attempts_max_count + 1):
         if attempt_no + skipped_count > 1:
@@ -155,7 +154,7 @@ def grab(
                 break
             yield retries.pause_before(attempt_no + skipped_count, answer)
         try:
-            answer = yield (look_up if answer.outcome == PENDING else ask)
+            answer = yield (look_up_request(drop_id, out_request_no) if answer.outcome == PENDING else ask)
         except Unreachable:
             answer = NO_ANSWER
         if answer.status not in _UNSETTLED and answer.outcome != UNKNOWN_REQUEST:

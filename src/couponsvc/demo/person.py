@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator
+from dataclasses import replace
 from hashlib import blake2s
 from typing import Final
 
@@ -17,8 +18,7 @@ from couponsvc.demo.plan import CrowdPlan
 from couponsvc.demo.records import Press, Why, press_of
 
 _LOOKS_UP: Final = b"GET"
-_PAUSE_FIRST_S: Final = 0.05
-_PAUSE_MAX_S: Final = 1.0
+_PATIENCE: Final = Retries(1 + shares.ATTEMPTS_MAX_COUNT, pause_s=0.05, pause_max_s=1.0)
 
 
 class _ServiceGone(Exception):
@@ -114,7 +114,7 @@ class People:
 
     async def _settle(self, drop_id: str, token: str, number: str, why: Why) -> Answer:
         """Press until there is an answer, always with the same number, as patiently as the client is."""
-        left = 1 + shares.ATTEMPTS_MAX_COUNT
+        left = _PATIENCE.attempts_max_count
         answer = NO_ANSWER
 
         async def send(request: Request) -> Answer:
@@ -128,8 +128,8 @@ class People:
             except Unreachable as error:
                 raise _ServiceGone(str(error)) from error
 
+        patience = _PATIENCE
         while left:
-            patience = Retries(left, pause_s=_PAUSE_FIRST_S, pause_max_s=_PAUSE_MAX_S)
             try:
                 answer = await drive_async(retrying.grab(patience, drop_id, token, number), send)
             except _ServiceGone as error:
@@ -137,6 +137,7 @@ class People:
             if answer.outcome != NOT_STARTED:
                 break
             await self._sleep_until_opening()
+            patience = replace(_PATIENCE, attempts_max_count=left)
         return answer
 
     async def _press(
